@@ -1,0 +1,106 @@
+/** @file The options of the three operations and their defaults. The one place for both; validation is in this file too. */
+import type { Bits } from './quant/quantizedWeight.ts'
+
+export type Format = 'auto' | 'contrib' | 'standard'
+export type Method = 'auto' | 'rtn'
+
+export interface QuantizeConfig {
+  /** Budget expression, for example '4bit', '4bpw', '350MB', '0.3x', '-60%'. Excludes bits and groupSize. */
+  readonly budget?: string | undefined
+  readonly bits?: Bits | undefined
+  /** Input columns that share a scale; 'channel' for one scale per output row. */
+  readonly groupSize?: number | 'channel' | undefined
+  /** Grid chosen per layer by error (auto), or plain min-max rounding (rtn). */
+  readonly method: Method
+  /** Symmetric grids only, asymmetric only, or the better of both. */
+  readonly symmetric: 'auto' | 'yes' | 'no'
+  /** Pattern → width or skip; later entries win. A pattern is a glob, or a regular expression between slashes. */
+  readonly layers: readonly { readonly pattern: string; readonly bits: Bits | 'skip' }[]
+  readonly format: Format
+  /** accuracy_level of MatMulNBits: 0 = float activations, 4 = int8 activations (much faster). */
+  readonly accuracyLevel: 0 | 4
+  /** Where large tensors go: beside the model when the output is large, always, or never. */
+  readonly externalData: 'auto' | 'always' | 'never'
+  readonly verify: boolean
+  readonly dryRun: boolean
+  readonly force: boolean
+  /** Turn every warning that means "less than asked" into an error. */
+  readonly strict: boolean
+  /** Worker threads; 0 = number of cores. */
+  readonly threads: number
+  readonly seed: number
+}
+
+export const QUANTIZE_DEFAULTS: QuantizeConfig = {
+  method: 'auto',
+  symmetric: 'auto',
+  layers: [],
+  format: 'auto',
+  accuracyLevel: 4,
+  externalData: 'auto',
+  verify: true,
+  dryRun: false,
+  force: false,
+  strict: false,
+  threads: 0,
+  seed: 0,
+}
+
+/** What applies when neither budget nor bits is given. */
+export const DEFAULT_BITS: Bits = 4
+export const DEFAULT_GROUP_SIZE = 32
+
+export interface AnalyzeConfig {
+  readonly groupSize: number | 'channel'
+  readonly threads: number
+}
+
+export const ANALYZE_DEFAULTS: AnalyzeConfig = { groupSize: DEFAULT_GROUP_SIZE, threads: 0 }
+
+/** Limits that turn into exit code 1; see docs/CI.md. */
+export interface Thresholds {
+  readonly maxKl?: number
+  readonly minAgreement?: number
+  readonly minSqnr?: number
+  readonly minCosine?: number
+  readonly maxDifference?: number
+  /** Accuracy may fall by at most this much (0.01 = one point). */
+  readonly maxAccuracyDrop?: number
+  /** Perplexity may rise by at most this share (0.01 = one per cent). */
+  readonly maxPerplexityRise?: number
+  /** Bytes of all candidate files. */
+  readonly maxSize?: number
+  /** Candidate latency over reference latency. */
+  readonly maxLatencyRatio?: number
+}
+
+export interface EvalConfig {
+  /** Data files or directories; empty only with `random`. */
+  readonly data: readonly string[]
+  /** Make this many random samples instead of reading data. */
+  readonly random: number
+  /** Class labels: a .npy, or 'FILE.npz:NAME'. */
+  readonly labels?: string | undefined
+  /** Use at most this many samples; 0 = all. */
+  readonly samples: number
+  readonly batchSize: number
+  /** Input name → name of the array in the data. */
+  readonly rename: Readonly<Record<string, string>>
+  /** Interleaved latency runs of each model. */
+  readonly runs: number
+  readonly thresholds: Thresholds
+  readonly threads: number
+  readonly seed: number
+}
+
+export const EVAL_DEFAULTS: EvalConfig = {
+  data: [],
+  random: 0,
+  samples: 0,
+  batchSize: 8,
+  rename: {},
+  runs: 20,
+  thresholds: {},
+  threads: 0,
+  seed: 0,
+}

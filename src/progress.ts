@@ -1,0 +1,24 @@
+/** @file How long-running work reports where it is, and how it is told to stop. Imports only the error class. */
+import { QtoolError } from './errors.ts'
+
+/** One step of progress. `done` of `total` counts `unit`s of the named stage; `total` is at least 1. */
+export interface ProgressEvent {
+  readonly stage: 'read' | 'plan' | 'quantize' | 'write' | 'verify' | 'evaluate' | 'analyze'
+  readonly done: number
+  readonly total: number
+  /** What is being worked on now, for example a layer's name. */
+  readonly item?: string
+}
+
+export type ProgressListener = (event: ProgressEvent) => void
+
+/** What every long operation accepts. */
+export interface RunOptions {
+  readonly onProgress?: ProgressListener
+  readonly signal?: AbortSignal
+}
+
+/** @throws QtoolError `interrupted` when the caller has aborted. Call it between units of work. */
+export function checkAborted(signal: AbortSignal | undefined): void {
+  if (signal?.aborted) throw new QtoolError('interrupted', 'interrupted before it was done; nothing was written')
+}

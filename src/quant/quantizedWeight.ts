@@ -1,0 +1,61 @@
+/**
+ * @file What a quantized weight is: integer codes on per-group uniform grids.
+ *
+ * real(r, k) = float32((code(r, k) − zeroPoint(r, g)) · scale(r, g)),  g = ⌊k / groupSize⌋.
+ */
+
+/** Widths of a code that qtool can write, in bits. */
+export type Bits = 2 | 3 | 4 | 5 | 6 | 8
+export const BITS: readonly Bits[] = [8, 6, 5, 4, 3, 2]
+
+/** How scale and zero point follow from the weights of a group; see `grid.ts`. */
+export type GridScheme = 'symmetric' | 'symmetric-full' | 'asymmetric'
+
+/** Bits on disk of one scale. float32 is used only where float16 would overflow or lose precision. */
+export type ScaleType = 'float16' | 'float32'
+
+export interface QuantizedWeight {
+  /** Output rows N. */
+  readonly rows: number
+  /** Input columns K. */
+  readonly cols: number
+  readonly bits: Bits
+  /** Input columns that share a scale; the last group of a row may be shorter. */
+  readonly groupSize: number
+  /** 0 … 2^bits − 1, [rows, cols] row-major, one byte each. */
+  readonly codes: Uint8Array
+  /** Exactly representable in `scaleType`; [rows, groups]. May be negative (symmetric-full). Never 0, NaN or infinite. */
+  readonly scales: Float32Array
+  /** 0 … 2^bits − 1, [rows, groups]. Undefined for symmetric grids, whose zero point is 2^(bits−1) everywhere. */
+  readonly zeroPoints: Uint8Array | undefined
+  readonly scaleType: ScaleType
+}
+
+/** Number of groups in a row. */
+export function groupsPerRow(cols: number, groupSize: number): number {
+  return Math.ceil(cols / groupSize)
+}
+
+/** Zero point of a symmetric grid. */
+export function symmetricZeroPoint(bits: number): number {
+  return 2 ** (bits - 1)
+}
+
+/**
+ * The real weights, [rows, cols], with the one rounding that onnxruntime's DequantizeLinear does: each value is
+ * fround((code − zeroPoint) · scale).
+ */
+export function dequantize(weight: QuantizedWeight): Float32Array {
+  const { rows, cols, groupSize, codes, scales, zeroPoints, bits } = weight
+  const groups = groupsPerRow(cols, groupSize)
+  const real = new Float32Array(rows * cols)
+  for (let r = 0; r < rows; r++) {
+    for (let g = 0; g < groups; g++) {
+      const scale = scales[r * groups + g]!
+      const zero = zeroPoints ? zeroPoints[r * groups + g]! : symmetricZeroPoint(bits)
+      const end = Math.min(cols, (g + 1) * groupSize)
+      for (let k = g * groupSize; k < end; k++) real[r * cols + k] = (codes[r * cols + k]! - zero) * scale
+    }
+  }
+  return real
+}

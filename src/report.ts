@@ -1,0 +1,205 @@
+/** @file The result objects of the three operations. They become the `--json` documents, so changes bump `schemaVersion`. */
+import type { Bits, GridScheme, ScaleType } from './quant/quantizedWeight.ts'
+
+/** Raised whenever a field changes its meaning or goes away; new fields do not raise it. */
+export const SCHEMA_VERSION = 1
+
+/** Sizes of a model on disk, in bytes, all files. */
+export interface FileSizes {
+  readonly path: string
+  readonly totalBytes: number
+  readonly files: readonly { readonly path: string; readonly bytes: number }[]
+}
+
+/** A weighted layer: one stored weight tensor and the node (or nodes) that read it. */
+export interface LayerInfo {
+  /** Name of the first node that uses the weight, or its output's name where the node has none. */
+  readonly name: string
+  /** Name of the weight tensor. */
+  readonly weight: string
+  /** ONNX operator types that read it, without repeats, for example ['Gather', 'MatMul'] for tied embeddings. */
+  readonly operators: readonly string[]
+  /** As stored in the model. */
+  readonly shape: readonly number[]
+  /** ONNX element type, lower case: float, float16, bfloat16, double. */
+  readonly elementType: string
+  readonly weights: number
+  readonly bytes: number
+  /** Multiply-accumulates of one inference, where shapes are known. `perPosition` when only the last axis is known. */
+  readonly macs: { readonly count: number; readonly perPosition: boolean } | undefined
+}
+
+/** A tensor or node with weights that stays as it is. */
+export interface LeftAlone {
+  readonly name: string
+  readonly operator: string
+  readonly weight: string
+  readonly bytes: number
+  /** A sentence for the user. */
+  readonly reason: string
+}
+
+export interface WidthFigures {
+  readonly bits: Bits
+  /** Bytes of codes, scales and zero points as qtool would store them. */
+  readonly storedBytes: number
+  /** ‖W − Ŵ‖² / ‖W‖² of round-to-nearest (the better of symmetric and asymmetric min-max). */
+  readonly relativeError: number
+}
+
+export interface AnalyzeReport {
+  readonly schemaVersion: number
+  readonly kind: 'analyze'
+  readonly qtoolVersion: string
+  readonly model: FileSizes & { readonly irVersion: number; readonly opsets: Readonly<Record<string, number>> }
+  readonly groupSize: number
+  readonly layers: readonly (LayerInfo & { readonly shareOfBytes: number; readonly widths: readonly WidthFigures[] })[]
+  readonly leftAlone: readonly LeftAlone[]
+  readonly totals: {
+    readonly weights: number
+    readonly weightBytes: number
+    readonly leftAloneBytes: number
+    readonly otherBytes: number
+    /** Sums over all layers; relativeError is Σ‖W − Ŵ‖² / Σ‖W‖². */
+    readonly widths: readonly WidthFigures[]
+  }
+  readonly warnings: readonly string[]
+}
+
+/** How a quantized weight lies in the written file; see docs/FORMATS.md. */
+export type RepresentationName = 'MatMulNBits' | 'GatherBlockQuantized' | 'gather-rows' | 'folded' | 'DequantizeLinear'
+
+export interface QuantizedLayer extends LayerInfo {
+  readonly bits: Bits
+  /** Input columns that share a scale. */
+  readonly groupSize: number
+  readonly scheme: GridScheme
+  /** How scales were found: min-max, error-minimising clip (p = 2.4), or HQQ zero points. */
+  readonly method: 'minmax' | 'clip' | 'hqq'
+  readonly scaleType: ScaleType
+  /** One per use of the weight, without repeats. */
+  readonly representations: readonly RepresentationName[]
+  readonly storedBytes: number
+  readonly bitsPerWeight: number
+  readonly relativeError: number
+  /** Why bits or representation differ from what was asked, if they do. */
+  readonly notes: readonly string[]
+}
+
+export interface VerifiedLayer {
+  readonly name: string
+  readonly representation: RepresentationName
+  /** Largest |runtime − ours| over the compared values, relative to the largest |ours|. */
+  readonly largestDifference: number
+  readonly tolerance: number
+}
+
+export interface QuantizeReport {
+  readonly schemaVersion: number
+  readonly kind: 'quantize'
+  readonly qtoolVersion: string
+  readonly dryRun: boolean
+  readonly source: FileSizes & { readonly sha256: readonly { readonly path: string; readonly sha256: string }[] }
+  readonly output: FileSizes
+  readonly budget: string | undefined
+  readonly format: 'auto' | 'contrib' | 'standard'
+  readonly opset: { readonly from: number; readonly to: number }
+  readonly layers: readonly QuantizedLayer[]
+  readonly leftAlone: readonly LeftAlone[]
+  readonly totals: {
+    /** Weights that were quantized. */
+    readonly weights: number
+    /** Mean width of the codes over the quantized layers, in bits. */
+    readonly meanBits: number
+    /** Stored bits per weight over the quantized layers: codes, scales, zero points, padding. */
+    readonly bitsPerWeight: number
+    readonly relativeError: number
+    /** Output bytes over source bytes. */
+    readonly ratio: number
+  }
+  readonly verified: readonly VerifiedLayer[] | undefined
+  readonly seconds: number
+  readonly warnings: readonly string[]
+}
+
+/** Mean over samples with its standard error, and percentiles. */
+export interface Distribution {
+  readonly mean: number
+  readonly standardError: number
+  readonly median: number
+  readonly p95: number
+  readonly p99: number
+  readonly max: number
+}
+
+export interface OutputComparison {
+  readonly output: string
+  readonly shape: readonly number[]
+  /** Numbers compared. */
+  readonly values: number
+  /** KL(reference ‖ candidate) in nats per position; undefined when the output is not class or token logits. */
+  readonly kl: Distribution | undefined
+  /** Share of positions where both models have the same largest class. */
+  readonly top1Agreement: number | undefined
+  /** Signal to quantization noise, 10·log10(Σ r² / Σ (r − c)²), dB. Infinity (null in JSON) when identical. */
+  readonly sqnr: number
+  readonly cosine: number
+  readonly maxAbsoluteDifference: number
+}
+
+/** A figure of merit that needs labels or targets. */
+export interface TaskMetric {
+  readonly name: 'perplexity' | 'accuracy'
+  readonly output: string
+  readonly reference: number
+  readonly candidate: number
+  /** candidate − reference for accuracy; candidate / reference − 1 for perplexity. */
+  readonly change: number
+  /** Standard error of `change`, from paired samples. */
+  readonly standardError: number
+  readonly count: number
+}
+
+/** What the runtime made of one quantized node of the candidate. */
+export interface NodeExecution {
+  readonly node: string
+  readonly operator: string
+  readonly status: 'low-bit kernel' | 'folded at load' | 'dequantized every run' | 'not executed'
+}
+
+export interface Threshold {
+  readonly name: string
+  readonly limit: number
+  readonly measured: number
+  readonly passed: boolean
+}
+
+export interface EvalReport {
+  readonly schemaVersion: number
+  readonly kind: 'eval'
+  readonly qtoolVersion: string
+  readonly reference: FileSizes
+  readonly candidate: FileSizes
+  /** Where the inputs came from; `random` says how many were made. */
+  readonly data: {
+    readonly source: string
+    readonly samples: number
+    readonly random: boolean
+    readonly filledInputs: readonly string[]
+  }
+  readonly outputs: readonly OutputComparison[]
+  readonly metrics: readonly TaskMetric[]
+  readonly loadMilliseconds: { readonly reference: number; readonly candidate: number }
+  /** Median of interleaved runs on one batch. */
+  readonly latencyMilliseconds: { readonly reference: number; readonly candidate: number; readonly runs: number }
+  readonly execution: readonly NodeExecution[]
+  /** Same comparison with MatMulNBits at accuracy level 0 and 4, when the two differ. */
+  readonly accuracyLevels: readonly {
+    readonly level: 0 | 4
+    readonly outputs: readonly OutputComparison[]
+    readonly metrics: readonly TaskMetric[]
+  }[]
+  readonly thresholds: readonly Threshold[]
+  readonly passed: boolean
+  readonly warnings: readonly string[]
+}
