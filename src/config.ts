@@ -1,11 +1,11 @@
-/** @file The options of the three operations and their defaults. The one place for both; validation is in this file too. */
+/** @file The options of the three operations and their defaults. The one place for both; `configRules.ts` checks them. */
 import type { Bits } from './quant/quantizedWeight.ts'
 
 export type Format = 'auto' | 'contrib' | 'standard'
 export type Method = 'auto' | 'rtn'
 
 export interface QuantizeConfig {
-  /** Budget expression, for example '4bit', '4bpw', '350MB', '0.3x', '-60%'. Excludes bits and groupSize. */
+  /** Budget expression, for example '4bit', '4bpw', '350MB', '0.3x', '-60%'. Excludes bits. */
   readonly budget?: string | undefined
   readonly bits?: Bits | undefined
   /** Input columns that share a scale; 'channel' for one scale per output row. */
@@ -74,6 +74,17 @@ export interface Thresholds {
   readonly maxLatencyRatio?: number
 }
 
+/** How stored uint8 images become the float input of a model: (value · scale − mean[c]) / std[c]. */
+export interface Normalize {
+  readonly scale: number
+  /** One number per channel, or one for all. */
+  readonly mean: readonly number[]
+  readonly std: readonly number[]
+}
+
+/** What applies where only some of the three are given. */
+export const NORMALIZE_DEFAULTS: Normalize = { scale: 1, mean: [0], std: [1] }
+
 export interface EvalConfig {
   /** Data files or directories; empty only with `random`. */
   readonly data: readonly string[]
@@ -86,6 +97,12 @@ export interface EvalConfig {
   readonly batchSize: number
   /** Input name → name of the array in the data. */
   readonly rename: Readonly<Record<string, string>>
+  /** Input name → the number that fills the whole input. */
+  readonly set: Readonly<Record<string, number>>
+  /** For uint8 data that feeds a float input. */
+  readonly normalize?: Normalize | undefined
+  /** Outputs that are class or token logits; 'auto' decides by shape and name, an empty list says that none are. */
+  readonly logits: 'auto' | readonly string[]
   /** Interleaved latency runs of each model. */
   readonly runs: number
   readonly thresholds: Thresholds
@@ -99,6 +116,8 @@ export const EVAL_DEFAULTS: EvalConfig = {
   samples: 0,
   batchSize: 8,
   rename: {},
+  set: {},
+  logits: 'auto',
   runs: 20,
   thresholds: {},
   threads: 0,

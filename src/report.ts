@@ -139,7 +139,7 @@ export interface OutputComparison {
   readonly values: number
   /** KL(reference ‖ candidate) in nats per position; undefined when the output is not class or token logits. */
   readonly kl: Distribution | undefined
-  /** Share of positions where both models have the same largest class. */
+  /** Share of positions where both models have the same largest class; for integer outputs the share of equal values. */
   readonly top1Agreement: number | undefined
   /** Signal to quantization noise, 10·log10(Σ r² / Σ (r − c)²), dB. Infinity (null in JSON) when identical. */
   readonly sqnr: number
@@ -164,7 +164,12 @@ export interface TaskMetric {
 export interface NodeExecution {
   readonly node: string
   readonly operator: string
-  readonly status: 'low-bit kernel' | 'folded at load' | 'dequantized every run' | 'not executed'
+  readonly status:
+    | 'low-bit kernel'
+    | 'folded at load'
+    | 'dequantized every run'
+    | 'rows decoded at run time'
+    | 'not executed'
 }
 
 export interface Threshold {

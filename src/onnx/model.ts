@@ -34,6 +34,8 @@ export interface OnnxModel {
   readonly payloads: Map<TensorProto, Payload>
   /** The .onnx file first, then external data files in order of first reference. */
   readonly files: readonly ModelFile[]
+  /** The whole .onnx file in shared memory, where it was read at once; `memory` payloads are views into it. */
+  readonly content?: Uint8Array
 }
 
 /** Inline tensors up to this many bytes are kept in the decoded message. */

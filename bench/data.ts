@@ -1,0 +1,159 @@
+/**
+ * @file Evaluation inputs in the form that each model takes, written once to bench/out/data.
+ *
+ * `npx tsx bench/data.ts` prepares them all; the other benchmarks prepare what they need.
+ */
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { zipSync } from 'fflate'
+import { elementCount, type NdArray } from '../src/data/ndArray.ts'
+import { decodeNpy, encodeNpy } from '../src/data/npy.ts'
+import { openNpz } from '../src/data/npz.ts'
+import { makeRandom } from '../src/random.ts'
+import { OUT, requirePath, runBenchmark, SHARED_MODELS } from './paths.ts'
+
+type Arrays = Readonly<Record<string, NdArray>>
+
+/** All arrays of a .npz, or the one of a .npy under the name `array`. */
+export function readArrays(path: string): Arrays {
+  const bytes = new Uint8Array(readFileSync(path))
+  if (path.endsWith('.npy')) return { array: decodeNpy(bytes, path) }
+  const npz = openNpz(bytes, path)
+  return Object.fromEntries(npz.names.map((name) => [name, npz.read(name)]))
+}
+
+interface DataSet {
+  /** Arrays by input name, samples along the first axis. */
+  readonly inputs: Arrays
+  /** Class of each sample. */
+  readonly labels?: NdArray
+}
+
+const shared = (path: string): Arrays => readArrays(requirePath(join(SHARED_MODELS, path), 'real data is needed'))
+
+const float32 = (shape: readonly number[], data: Float32Array): NdArray => ({ dtype: 'float32', shape, data })
+
+/** uint8 images [n, 3, h, w] → (value / 255 − mean[c]) / std[c]. */
+function normalise({ shape, data }: NdArray, mean: readonly number[], std: readonly number[]): NdArray {
+  const plane = shape[2]! * shape[3]!
+  const channels = shape[1]!
+  const pixels = data as Uint8Array
+  const values = new Float32Array(pixels.length)
+  for (let i = 0; i < values.length; i++) {
+    const c = Math.floor(i / plane) % channels
+    values[i] = (pixels[i]! / 255 - mean[c]!) / std[c]!
+  }
+  return float32(shape, values)
+}
+
+function images(path: string, mean: readonly number[], std: readonly number[]): DataSet {
+  const { images: pixels, labels } = shared(path)
+  return { inputs: { input: normalise(pixels!, mean, std) }, labels: labels! }
+}
+
+/** Uneven patches of 8 × 8 pixels with noise over them, values in (−1, 1): something with edges for a convolution. */
+function patches(shape: readonly number[], seed: number): NdArray {
+  const random = makeRandom(seed)
+  const [height, width] = [shape[2]!, shape[3]!]
+  const [down, across] = [Math.ceil(height / 8), Math.ceil(width / 8)]
+  const values = new Float32Array(elementCount(shape))
+  for (let plane = 0; plane < values.length; plane += height * width) {
+    const levels = Float32Array.from({ length: down * across }, () => random.uniform() * 1.6 - 0.8)
+    for (let y = 0; y < height; y++) {
+      for (let x = 0; x < width; x++) {
+        const level = levels[Math.floor(y / 8) * across + Math.floor(x / 8)]!
+        values[plane + y * width + x] = level + (random.uniform() - 0.5) * 0.3
+      }
+    }
+  }
+  return float32(shape, values)
+}
+
+function noise(shape: readonly number[], seed: number, spread: number): NdArray {
+  const random = makeRandom(seed)
+  return float32(
+    shape,
+    Float32Array.from({ length: elementCount(shape) }, () => random.normal() * spread),
+  )
+}
+
+const zeros = (shape: readonly number[]): NdArray => float32(shape, new Float32Array(elementCount(shape)))
+
+/** Chunks of sound for the voice detectors; each starts from an empty state, an array [2, 1, width] of its own. */
+const SPEECH = 64
+const SAMPLE_RATE: NdArray = { dtype: 'int64', shape: [], data: BigInt64Array.of(16000n) }
+
+const IMAGENET_MEAN = [0.485, 0.456, 0.406]
+const IMAGENET_STD = [0.229, 0.224, 0.225]
+
+const SETS: Readonly<Record<string, () => DataSet>> = {
+  'lm-3m': () => ({ inputs: { input_ids: shared('lm-3m/eval_input_ids.npy').array! } }),
+  stories260K: () => ({ inputs: { input_ids: shared('stories260K/eval_input_ids.npy').array! } }),
+  'char-lstm': () => ({ inputs: { input_ids: shared('char-lstm/eval_ids.npy').array! } }),
+  'use-lite': () => {
+    const { input_ids, attention_mask } = shared('use-lite/sts_dev_pairs.npz')
+    return { inputs: { input_ids: input_ids!, attention_mask: attention_mask! } }
+  },
+  cifar10: () => images('cifar10/eval_u8.npz', IMAGENET_MEAN, IMAGENET_STD),
+  'tiny-darknet': () => images('tiny-darknet/eval_u8.npz', [0, 0, 0], [1, 1, 1]),
+  kws: () => {
+    const { features, labels } = shared('kws/eval.npz')
+    return { inputs: { input: features! }, labels: labels! }
+  },
+  'ocr-rec': () => ({ inputs: { x: patches([16, 3, 48, 320], 1) } }),
+  'ocr-det': () => ({ inputs: { x: patches([8, 3, 320, 320], 2) } }),
+  'ocr-cls': () => ({ inputs: { x: patches([16, 3, 48, 192], 3) } }),
+  vad: () => ({
+    inputs: { input: noise([SPEECH, 512], 4, 0.1), state: zeros([SPEECH, 2, 1, 128]), sr: SAMPLE_RATE },
+  }),
+  'vad-legacy': () => ({
+    inputs: {
+      input: noise([SPEECH, 1536], 5, 0.1),
+      h: zeros([SPEECH, 2, 1, 64]),
+      c: zeros([SPEECH, 2, 1, 64]),
+      sr: SAMPLE_RATE,
+    },
+  }),
+  wakeword: () => ({ inputs: { 'onnx::Flatten_0': noise([64, 24, 96], 6, 1) } }),
+}
+
+/** Files of a prepared set. */
+export interface PreparedData {
+  /** .npz with one array per model input. */
+  readonly inputs: string
+  /** .npy with the class of each sample. */
+  readonly labels: string | undefined
+}
+
+/** Write through a temporary name, so that an interrupted run leaves nothing that looks finished. */
+function write(path: string, bytes: Uint8Array): void {
+  writeFileSync(`${path}.part`, bytes)
+  renameSync(`${path}.part`, path)
+}
+
+/**
+ * The files of a data set, made on first use.
+ * @throws Missing when its source is not here.
+ */
+export function prepareData(name: string): PreparedData {
+  const make = SETS[name]
+  if (!make) throw new Error(`no data set ${name}; there are ${Object.keys(SETS).join(', ')}`)
+  const folder = join(OUT, 'data')
+  const inputs = join(folder, `${name}.npz`)
+  const labels = join(folder, `${name}.labels.npy`)
+  if (!existsSync(inputs)) {
+    const set = make()
+    mkdirSync(folder, { recursive: true })
+    if (set.labels) write(labels, encodeNpy(set.labels))
+    const entries = Object.entries(set.inputs).map(([input, array]) => [`${input}.npy`, encodeNpy(array)])
+    write(inputs, zipSync(Object.fromEntries(entries), { level: 0 }))
+  }
+  return { inputs, labels: existsSync(labels) ? labels : undefined }
+}
+
+if (process.argv[1] && import.meta.url === pathToFileURL(process.argv[1]).href) {
+  await runBenchmark(async () => {
+    for (const name of Object.keys(SETS)) console.log(`${name}: ${prepareData(name).inputs}`)
+  })
+}

@@ -1,0 +1,119 @@
+/**
+ * @file Brings together the two sources of configuration: `--config FILE` and the flags, which win. Both pass the same
+ * checks, each under the name that its user wrote.
+ */
+import { readFileSync } from 'node:fs'
+import { dirname, resolve } from 'node:path'
+import { parseBytes } from '../bitalloc/budget.ts'
+import { checkValues, type KeyNaming, type Operation } from '../configRules.ts'
+import { QtoolError } from '../errors.ts'
+import { nearestName } from '../nearestName.ts'
+import { readShare } from './values.ts'
+
+type Values = Readonly<Record<string, unknown>>
+
+const OPERATIONS: readonly Operation[] = ['quantize', 'eval', 'analyze']
+/** Thresholds that may be written as percentages. */
+export const SHARES = ['minAgreement', 'minCosine', 'maxAccuracyDrop', 'maxPerplexityRise', 'maxLatencyRatio']
+/** Keys whose entries from both sources count, the flags' last. */
+const MERGED_OBJECTS = ['rename', 'set', 'thresholds', 'normalize']
+
+/**
+ * The values of a configuration file and of the flags as one, checked, without defaults.
+ *
+ * @param flags values by configuration key, as the flags gave them; absent keys were not given.
+ * @throws QtoolError `usage` on an unreadable file, an unknown key, or a value out of range.
+ */
+export function gatherConfig(operation: Operation, flags: Values, configPath: string | undefined): Values {
+  const given = withThresholds(flags, flagName)
+  checkValues(operation, given, flagName)
+  if (configPath === undefined) return given
+  const nameOf: KeyNaming = (key) => (key === '' ? configPath : `${configPath}: ${key}`)
+  const file = withThresholds(readSection(configPath, operation), nameOf)
+  checkValues(operation, file, nameOf)
+  return override(anchored(file, dirname(configPath)), given)
+}
+
+/** `groupSize` → `--group-size`; `thresholds.maxKl` → `--max-kl`. */
+function flagName(key: string): string {
+  return `--${key
+    .replace(/^(thresholds|normalize)\./, '')
+    .replace(/^layers$/, 'layer')
+    .replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
+}
+
+/** The keys for one operation: a section of the file, or the file itself where it has no sections. */
+function readSection(path: string, operation: Operation): Values {
+  let text: string
+  try {
+    text = readFileSync(path, 'utf8')
+  } catch (cause) {
+    throw new QtoolError('usage', `${path}: the configuration cannot be read (${(cause as Error).message})`, { cause })
+  }
+  let document: unknown
+  try {
+    document = JSON.parse(text)
+  } catch (cause) {
+    throw new QtoolError('usage', `${path}: the configuration is not JSON (${(cause as Error).message})`, { cause })
+  }
+  if (typeof document !== 'object' || document === null || Array.isArray(document)) {
+    throw new QtoolError('usage', `${path}: wanted a JSON object, found something else`, {
+      hint: 'write for example { "quantize": { "budget": "4bit" } }',
+    })
+  }
+  const values = document as Values
+  if (!OPERATIONS.some((name) => Object.hasOwn(values, name))) return values
+  for (const key of Object.keys(values)) {
+    if ((OPERATIONS as readonly string[]).includes(key)) continue
+    const nearest = nearestName(key, OPERATIONS)
+    throw new QtoolError('usage', `${path}: there is no section ${key}`, {
+      hint: nearest === undefined ? `the sections are ${OPERATIONS.join(', ')}` : `did you mean ${nearest}?`,
+    })
+  }
+  return (values[operation] ?? {}) as Values
+}
+
+/** Percentages and sizes become numbers. */
+function withThresholds(values: Values, nameOf: KeyNaming): Values {
+  const { thresholds } = values
+  if (typeof thresholds !== 'object' || thresholds === null || Array.isArray(thresholds)) return values
+  const limits: Record<string, unknown> = { ...thresholds }
+  for (const [key, limit] of Object.entries(limits)) {
+    if (typeof limit !== 'string') continue
+    const name = nameOf(`thresholds.${key}`)
+    if (key === 'maxSize') limits[key] = parseBytes(limit, name)
+    else if (SHARES.includes(key)) limits[key] = readShare(name)(limit, undefined)
+  }
+  return { ...values, thresholds: limits }
+}
+
+/** Paths in a file are relative to the file. */
+function anchored(values: Values, folder: string): Values {
+  const { data, labels } = values
+  return {
+    ...values,
+    ...(Array.isArray(data) && { data: data.map((path: string) => resolve(folder, path)) }),
+    ...(typeof labels === 'string' && { labels: resolve(folder, labels) }),
+  }
+}
+
+function override(file: Values, flags: Values): Values {
+  const merged: Record<string, unknown> = { ...file, ...flags }
+  for (const key of MERGED_OBJECTS) {
+    if (file[key] !== undefined && flags[key] !== undefined) {
+      merged[key] = { ...(file[key] as Values), ...(flags[key] as Values) }
+    }
+  }
+  if (file.layers !== undefined && flags.layers !== undefined) {
+    merged.layers = [...(file.layers as unknown[]), ...(flags.layers as unknown[])]
+  }
+  // Budget and width exclude each other, and so do data (with labels) and random samples: flags replace the file's.
+  if (flags.budget !== undefined && flags.bits === undefined) delete merged.bits
+  if (flags.bits !== undefined && flags.budget === undefined) delete merged.budget
+  if (flags.random !== undefined && flags.data === undefined) {
+    delete merged.data
+    if (flags.labels === undefined) delete merged.labels
+  }
+  if (flags.data !== undefined && flags.random === undefined) delete merged.random
+  return merged
+}

@@ -1,0 +1,94 @@
+/** @file Embedding lookups on quantized tables: com.microsoft GatherBlockQuantized, or packed rows gathered, then decoded. */
+import { symmetricZeroPoint } from '../../quant/quantizedWeight.ts'
+import type { WeightUse } from '../layers.ts'
+import { DataType, makeNode } from '../proto.ts'
+import { type Emitter, emitSlice } from './emitter.ts'
+import { type LayerPlan, PLANES } from './plan.ts'
+import { groupsOf, rowsOf } from './stored.ts'
+import { emitCodes, planeNames, type StoredNames } from './unpack.ts'
+
+/** Replace a Gather by GatherBlockQuantized, which keeps the table packed in memory. `blocks` or `packed` storage. */
+export function emitGatherBlockQuantized(
+  to: Emitter,
+  plan: LayerPlan,
+  use: WeightUse,
+  names: StoredNames,
+  scales: string,
+): void {
+  const cols = plan.layer.view.reduction
+  const table =
+    plan.storage === 'packed'
+      ? names.codes!
+      : to.node('table', 'Reshape', [names.codes!, to.int64('table.dims', [rowsOf(plan), (cols * plan.bits) / 8])])
+  to.push(
+    makeNode(
+      'GatherBlockQuantized',
+      [table, use.node.input[1]!, scales, ...(names.zeroPoints ? [names.zeroPoints] : [])],
+      [use.node.output[0]!],
+      {
+        name: use.node.name,
+        domain: 'com.microsoft',
+        attributes: { gather_axis: 0, quantize_axis: 1, block_size: plan.kernelBlock, bits: plan.bits },
+      },
+    ),
+  )
+}
+
+/**
+ * Replace a Gather by a Gather of packed rows and the decoding of just those rows. Standard operators, any width; the
+ * indices are not known at load, so nothing is folded and the table stays packed in memory. `rows` storage.
+ */
+export function emitGatherRows(outer: Emitter, plan: LayerPlan, use: WeightUse, names: StoredNames): void {
+  const to = within(outer, 'rows')
+  const cols = plan.layer.view.reduction
+  const groups = groupsOf(plan)
+  const indices = use.node.input[1]!
+  const gather = (step: string, table: string, dims: readonly number[]) => {
+    const rows = to.node(step, 'Gather', [table, indices], { attributes: { axis: 0 } })
+    return to.node(`${step}.flat`, 'Reshape', [rows, to.int64(`${step}.dims`, dims)])
+  }
+  const planes = planeNames(plan, names).map((plane, i) => {
+    const width = PLANES[plan.bits][i]!
+    const bytes = (plan.paddedCols * width) / 8
+    return gather(`plane${i}`, plane, width === 8 ? [-1, bytes] : [-1, 1, bytes])
+  })
+  const codes = emitCodes(to, plan, planes, -1)
+  const grouped = to.node('grouped', 'Reshape', [
+    codes,
+    to.int64('grouped.dims', [-1, groups, plan.paddedCols / groups]),
+  ])
+  const levels = to.node('levels', 'Cast', [grouped], { attributes: { to: DataType.FLOAT } })
+  const asFloat = (step: string, name: string) =>
+    to.node(`${step}.float`, 'Cast', [gather(step, name, [-1, groups, 1])], { attributes: { to: DataType.FLOAT } })
+  const zero = names.zeroPoints ? asFloat('zero', names.zeroPoints) : to.scalar('zero', symmetricZeroPoint(plan.bits))
+  const centred = to.node('centred', 'Sub', [levels, zero])
+  let real = to.node('real', 'Mul', [centred, asFloat('scale', names.scales!)])
+  if (plan.paddedCols !== cols) {
+    real = to.node('padded', 'Reshape', [real, to.int64('padded.dims', [-1, plan.paddedCols])])
+    real = emitSlice(to, 'cut', real, 1, cols)
+  }
+  const shape = to.node('shape', 'Concat', [to.node('indices.shape', 'Shape', [indices]), to.int64('width', [cols])], {
+    attributes: { axis: 0 },
+  })
+  const output = use.node.output[0]!
+  if (use.dataType === DataType.FLOAT) to.node('rows', 'Reshape', [real, shape], { output })
+  else {
+    const shaped = to.node('rows', 'Reshape', [real, shape])
+    to.node('typed', 'Cast', [shaped], { attributes: { to: use.dataType }, output })
+  }
+}
+
+/** The same emitter with every step name put under `folder/`. */
+function within(to: Emitter, folder: string): Emitter {
+  const under = (step: string) => `${folder}/${step}`
+  return {
+    opset: to.opset,
+    push: (node) => to.push(node),
+    fresh: (step) => to.fresh(under(step)),
+    tensor: (step, type, dims, payload) => to.tensor(under(step), type, dims, payload),
+    int64: (step, values) => to.int64(under(step), values),
+    uint8: (step, dims, values) => to.uint8(under(step), dims, values),
+    scalar: (step, value) => to.scalar(under(step), value),
+    node: (step, opType, inputs, options) => to.node(under(step), opType, inputs, options),
+  }
+}

@@ -1,0 +1,57 @@
+/** @file What a written model says of how it was made, in its `metadata_props`. The same input gives the same bytes. */
+import type { QuantizeConfig } from '../config.ts'
+import { type ModelProto, makeMetadata } from '../onnx/proto.ts'
+import type { LayerPlan } from '../onnx/represent/plan.ts'
+import type { GridMethod } from '../quant/grid.ts'
+import type { GridScheme } from '../quant/quantizedWeight.ts'
+
+/** Keys that qtool writes. */
+export const METADATA = {
+  version: 'qtool.version',
+  source: 'qtool.source',
+  config: 'qtool.config',
+  plan: 'qtool.plan',
+} as const
+
+/** How one layer's grid was chosen. */
+export interface GridChoice {
+  readonly scheme: GridScheme
+  readonly method: GridMethod
+}
+
+/** The options that shape the output; threads, verification and the like do not, and would make equal outputs differ. */
+function shapingOptions(config: QuantizeConfig): Partial<QuantizeConfig> {
+  const { budget, bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed } = config
+  return { budget, bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed }
+}
+
+/**
+ * Enter how the model was made, in place, replacing what an earlier run of qtool entered.
+ * @param sha256  of the source's files, the .onnx file first.
+ * @param choices one per plan.
+ */
+export function writeMetadataInPlace(
+  proto: ModelProto,
+  version: string,
+  config: QuantizeConfig,
+  sha256: readonly string[],
+  plans: readonly LayerPlan[],
+  choices: readonly GridChoice[],
+): void {
+  const keys: readonly string[] = Object.values(METADATA)
+  const kept = proto.metadataProps.filter((entry) => !keys.includes(entry.key))
+  const plan = plans.map((p, i) => ({
+    weight: p.layer.constant.name,
+    bits: p.bits,
+    group: p.groupSize,
+    ...choices[i]!,
+    as: [...new Set(p.uses)].join('+'),
+  }))
+  proto.metadataProps = [
+    ...kept,
+    makeMetadata(METADATA.version, version),
+    makeMetadata(METADATA.source, `sha256:${sha256.join(',')}`),
+    makeMetadata(METADATA.config, JSON.stringify(shapingOptions(config))),
+    makeMetadata(METADATA.plan, JSON.stringify(plan)),
+  ]
+}

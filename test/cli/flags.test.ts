@@ -1,0 +1,287 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, afterEach, describe, expect, it, vi } from 'vitest'
+import { main } from '../../src/commands/cli.ts'
+import { ANALYZE_DEFAULTS, EVAL_DEFAULTS, QUANTIZE_DEFAULTS } from '../../src/config.ts'
+
+const ECHO = new URL('./echoWorker.mjs', import.meta.url)
+const FOLDER = mkdtempSync(join(tmpdir(), 'qtool-flags-'))
+afterAll(() => rmSync(FOLDER, { recursive: true }))
+afterEach(() => vi.restoreAllMocks())
+
+/** Run in this process and collect what was printed. */
+async function run(...argv: string[]) {
+  const out: string[] = []
+  const err: string[] = []
+  vi.spyOn(process.stdout, 'write').mockImplementation((text) => out.push(String(text)) > 0)
+  vi.spyOn(process.stderr, 'write').mockImplementation((text) => err.push(String(text)) > 0)
+  const code = await main(argv, ECHO)
+  vi.restoreAllMocks()
+  return { code, stdout: out.join(''), stderr: err.join('') }
+}
+
+/** What the arguments were understood to mean. */
+async function understood(...argv: string[]) {
+  const { code, stdout, stderr } = await run(...argv, '--json')
+  expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+  return JSON.parse(stdout).task
+}
+
+function configFile(content: unknown): string {
+  const path = join(FOLDER, 'qtool.json')
+  writeFileSync(path, typeof content === 'string' ? content : JSON.stringify(content))
+  return path
+}
+
+describe('flags of quantize', () => {
+  it('mean the defaults when they are absent', async () => {
+    const task = await understood('quantize', 'm.onnx', '-o', 'o.onnx')
+    expect(task).toEqual({ operation: 'quantize', model: 'm.onnx', output: 'o.onnx', config: QUANTIZE_DEFAULTS })
+  })
+
+  it('reach the configuration, every one of them', async () => {
+    const { config } = await understood(
+      ...['quantize', 'm.onnx', '--output', 'o.onnx', '--bits', '5', '--group-size', 'channel', '--method', 'rtn'],
+      ...['--asymmetric', '--layer', '*/attn/*=8', '--layer', '/a=b$/=skip', '--format', 'standard'],
+      ...['--accuracy-level', '0', '--external-data', 'never', '--dry-run', '--no-verify', '--strict', '--force'],
+      ...['--threads', '3', '--seed', '9'],
+    )
+    expect(config).toEqual({
+      bits: 5,
+      groupSize: 'channel',
+      method: 'rtn',
+      symmetric: 'no',
+      layers: [
+        { pattern: '*/attn/*', bits: 8 },
+        { pattern: '/a=b$/', bits: 'skip' },
+      ],
+      format: 'standard',
+      accuracyLevel: 0,
+      externalData: 'never',
+      verify: false,
+      dryRun: true,
+      force: true,
+      strict: true,
+      threads: 3,
+      seed: 9,
+    })
+  })
+
+  it('take a budget that starts with a dash', async () => {
+    const task = await understood('quantize', 'm.onnx', '--dry-run', '--budget', '-60%', '--symmetric')
+    expect(task.config).toMatchObject({ budget: '-60%', symmetric: 'yes' })
+  })
+
+  it.each([
+    [['m.onnx'], 'no output', '-o m_q4.onnx'],
+    [['dir/m.onnx', '--bits', '8'], 'no output', '-o dir/m_q8.onnx'],
+    [['m.onnx', '--budget', '3.5bit'], 'no output', '-o m_q3.5.onnx'],
+    [['m.onnx', '--budget', '5MB'], 'no output', '-o m_quantized.onnx'],
+    [['-o', 'o.onnx'], "missing required argument 'model'", '--help'],
+    [['m.onnx', 'n.onnx', '-o', 'o.onnx'], 'too many arguments', '--help'],
+    [['m.onnx', '-o', 'o.onnx', '--bitz', '4'], "unknown option '--bitz'", '--bits'],
+    [['m.onnx', '-o', 'o.onnx', '--bits'], 'argument missing', '--help'],
+    [['m.onnx', '-o', 'o.onnx', '--bits', '7'], '--bits: wanted one of 8, 6, 5, 4, 3, 2, found 7', ''],
+    [['m.onnx', '-o', 'o.onnx', '--bits', 'four'], "--bits: wanted a number, found 'four'", ''],
+    [['m.onnx', '-o', 'o.onnx', '--bits', ''], '--bits: wanted a number', ''],
+    [['m.onnx', '-o', 'o.onnx', '--group-size', '33'], '--group-size: wanted one of 16, 32', ''],
+    [['m.onnx', '-o', 'o.onnx', '--format', 'tflite'], '--format: wanted one of auto, contrib, standard', ''],
+    [['m.onnx', '-o', 'o.onnx', '--threads', '-1'], '--threads: wanted an integer from 0', ''],
+    [['m.onnx', '-o', 'o.onnx', '--bits', '4', '--budget', '4bit'], 'both a budget (4bit) and a width', 'budget'],
+    [['m.onnx', '-o', 'o.onnx', '--symmetric', '--asymmetric'], 'cannot be used with', '--help'],
+    [['m.onnx', '-o', 'o.onnx', '--layer', 'attn'], '--layer: wanted PATTERN=BITS', ''],
+    [['m.onnx', '-o', 'o.onnx', '--layer', 'a=7'], '--layer: wanted a list', ''],
+    [['m.onnx', '-o', 'o.onnx', '--layer', '/(/=8'], 'not a regular expression', 'glob'],
+    [['m.onnx', '-o', 'o.onnx', '--config', '/no/such.json'], '/no/such.json: the configuration cannot be read', ''],
+  ])('%j is a usage error', async (args, message, hint) => {
+    const { code, stdout, stderr } = await run('quantize', ...args)
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
+    expect(stderr).toContain(message)
+    expect(stderr).toContain(hint)
+  })
+})
+
+describe('flags of eval', () => {
+  it('mean the defaults when they are absent', async () => {
+    const { config, reference, candidate } = await understood('eval', 'a.onnx', 'b.onnx', '--random', '2')
+    expect({ reference, candidate }).toEqual({ reference: 'a.onnx', candidate: 'b.onnx' })
+    expect(config).toEqual({ ...EVAL_DEFAULTS, random: 2 })
+  })
+
+  it('reach the configuration, every one of them', async () => {
+    const { config } = await understood(
+      ...[
+        'eval',
+        'a.onnx',
+        'b.onnx',
+        '--data',
+        'x.npz',
+        'y',
+        '--labels',
+        'l.npz:y',
+        '--samples',
+        '7',
+        '--batch-size',
+        '2',
+      ],
+      ...['--rename', 'in=arr', '--rename', 'a:0=b', '--set', 'sr=16000', '--set', 'x=-1', '--scale', '0.5'],
+      ...['--mean', '0.1,0.2', '--std', '1,2', '--logits', 'p, q', '--runs', '3', '--threads', '1', '--seed', '4'],
+      ...['--max-kl', '0.01', '--min-agreement', '99.5%', '--min-sqnr', '-3', '--min-cosine', '0.99'],
+      ...['--max-difference', '2', '--max-accuracy-drop', '0.5%', '--max-perplexity-rise', '2%', '--max-size', '5MB'],
+      ...['--max-latency-ratio', '110%'],
+    )
+    expect(config).toEqual({
+      data: ['x.npz', 'y'],
+      random: 0,
+      labels: 'l.npz:y',
+      samples: 7,
+      batchSize: 2,
+      rename: { in: 'arr', 'a:0': 'b' },
+      set: { sr: 16000, x: -1 },
+      normalize: { scale: 0.5, mean: [0.1, 0.2], std: [1, 2] },
+      logits: ['p', 'q'],
+      runs: 3,
+      threads: 1,
+      seed: 4,
+      thresholds: {
+        maxKl: 0.01,
+        minAgreement: 0.995,
+        minSqnr: -3,
+        minCosine: 0.99,
+        maxDifference: 2,
+        maxAccuracyDrop: 0.005,
+        maxPerplexityRise: 0.02,
+        maxSize: 5_000_000,
+        maxLatencyRatio: 1.1,
+      },
+    })
+  })
+
+  it('complete a normalization, and say that no output is logits', async () => {
+    const { config } = await understood('eval', 'a', 'b', '--data', 'x', '--mean', '0.5', '--logits', 'none')
+    expect(config).toMatchObject({ normalize: { scale: 1, mean: [0.5], std: [1] }, logits: [] })
+  })
+
+  it.each([
+    [[], 'nothing to run', '--random N'],
+    [['--random', '2', '--data', 'x'], 'both data and random', '--data or --random'],
+    [['--random', '2', '--labels', 'x.npy'], 'labels are given for random samples', '--data'],
+    [['--random', '2', '--min-agreement', '99'], '--min-agreement: wanted a number from 0 to 1', '99%'],
+    [['--random', '2', '--max-size', '5'.repeat(300)], '--max-size has 300 characters', ''],
+    [['--random', '2', '--max-size', '5Mb'], '--max-size', 'capital B'],
+    [['--random', '2', '--max-kl', '1%'], '--max-kl: wanted a number', ''],
+    [['--random', '2', '--set', 'x=a'], '--set: wanted a number', ''],
+    [['--random', '2', '--mean', '1,2', '--std', '1,2,3'], 'as many standard deviations as means', ''],
+    [['--random', '2', '--std', '0'], '--std: wanted a list of numbers other than 0', ''],
+  ])('%j is a usage error', async (args, message, hint) => {
+    const { code, stdout, stderr } = await run('eval', 'a.onnx', 'b.onnx', ...args)
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
+    expect(stderr).toContain(message)
+    expect(stderr).toContain(hint)
+  })
+})
+
+describe('flags of analyze', () => {
+  it('mean the defaults when they are absent', async () => {
+    expect(await understood('analyze', 'a.onnx')).toEqual({
+      operation: 'analyze',
+      model: 'a.onnx',
+      config: ANALYZE_DEFAULTS,
+    })
+  })
+
+  it('reach the configuration', async () => {
+    const task = await understood('analyze', 'a.onnx', '--group-size', '128', '--threads', '2')
+    expect(task.config).toEqual({ groupSize: 128, threads: 2 })
+  })
+})
+
+describe('a configuration file', () => {
+  it('gives values, and flags win over it', async () => {
+    const path = configFile({
+      quantize: { budget: '4bit', format: 'standard', layers: [{ pattern: 'a', bits: 8 }], strict: true },
+      eval: { random: 3 },
+    })
+    const { config } = await understood(
+      ...['quantize', 'm', '-o', 'o', '--config', path, '--bits', '5', '--layer', 'b=skip', '--format', 'contrib'],
+    )
+    expect(config).toEqual({
+      ...QUANTIZE_DEFAULTS,
+      bits: 5,
+      format: 'contrib',
+      layers: [
+        { pattern: 'a', bits: 8 },
+        { pattern: 'b', bits: 'skip' },
+      ],
+      strict: true,
+    })
+  })
+
+  it('may hold the keys of one command, with percentages, sizes, and paths relative to itself', async () => {
+    const path = configFile({ data: ['d.npz'], thresholds: { maxSize: '5 MiB', minAgreement: '99%', maxKl: 1 } })
+    const { config } = await understood('eval', 'a', 'b', '--config', path, '--max-kl', '2')
+    expect(config.data).toEqual([join(FOLDER, 'd.npz')])
+    expect(config.thresholds).toEqual({ maxSize: 5 * 2 ** 20, minAgreement: 0.99, maxKl: 2 })
+  })
+
+  it('gives way to the other source of inputs', async () => {
+    const path = configFile({ data: ['d.npz'], labels: 'l.npy' })
+    const { config } = await understood('eval', 'a', 'b', '--config', path, '--random', '2')
+    expect(config).toEqual({ ...EVAL_DEFAULTS, random: 2 })
+  })
+
+  it.each([
+    [{ quantize: { bitz: 4 } }, 'bitz: there is no such key', 'did you mean bits?'],
+    [{ grupSize: 4 }, 'grupSize: there is no such key', 'did you mean groupSize?'],
+    [{ somethingElse: 4 }, 'somethingElse: there is no such key', 'known keys: budget, bits'],
+    [{ quantize: {}, evla: {} }, 'no section evla', 'did you mean eval?'],
+    [{ quantize: { bits: '4' } }, 'bits: wanted one of', 'found "4"'],
+    [{ quantize: 4 }, 'wanted an object', 'found 4'],
+    [{ layers: [{ pattern: 'x', bits: 7 }] }, 'layers: wanted a list', 'found'],
+    ['{"bits": 4', 'is not JSON', ''],
+    ['[1]', 'wanted a JSON object', 'write for example'],
+    [{ __proto__: null, constructor: 1 }, 'constructor: there is no such key', ''],
+  ])('%j is a usage error that names the file', async (content, message, hint) => {
+    const path = configFile(content)
+    const { code, stderr } = await run('quantize', 'm', '-o', 'o', '--config', path)
+    expect(code).toBe(2)
+    expect(stderr).toContain(path)
+    expect(stderr).toContain(message)
+    expect(stderr).toContain(hint)
+  })
+
+  it('names a nested key', async () => {
+    const path = configFile({ eval: { random: 2, thresholds: { maxKL: 1 } } })
+    const { code, stderr } = await run('eval', 'a', 'b', '--config', path)
+    expect(code).toBe(2)
+    expect(stderr).toContain(`${path}: thresholds.maxKL: there is no such key`)
+    expect(stderr).toContain('did you mean thresholds.maxKl?')
+  })
+})
+
+describe('the program', () => {
+  it.each([
+    [['quantise', 'm'], "unknown command 'quantise'", 'quantize'],
+    [['--frobnicate'], "unknown option '--frobnicate'", '--help'],
+  ])('%j is a usage error', async (args, message, hint) => {
+    const { code, stderr } = await run(...args)
+    expect(code).toBe(2)
+    expect(stderr).toContain(message)
+    expect(stderr).toContain(hint)
+  })
+
+  it('answers a usage error with one JSON document when JSON is asked for', async () => {
+    const { code, stdout, stderr } = await run('quantize', 'm.onnx', '--json')
+    expect(JSON.parse(stdout)).toEqual({
+      schemaVersion: 1,
+      kind: 'error',
+      code: 'usage',
+      exitCode: 2,
+      message: 'there is no output',
+      hint: expect.stringContaining('m_q4.onnx'),
+    })
+    expect(code).toBe(2)
+    expect(stderr).toContain('error: there is no output')
+  })
+})

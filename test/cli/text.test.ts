@@ -1,0 +1,170 @@
+import fc from 'fast-check'
+import { describe, expect, it } from 'vitest'
+import { analyzeText } from '../../src/commands/analyzeText.ts'
+import { evalText } from '../../src/commands/evalText.ts'
+import { describeProgress } from '../../src/commands/progressDisplay.ts'
+import { quantizeText } from '../../src/commands/quantizeText.ts'
+import { isLively, printable } from '../../src/commands/terminal.ts'
+import { bytesText, countText, figureText, shortenMiddle, textTable } from '../../src/commands/textTable.ts'
+import { readShare } from '../../src/commands/values.ts'
+import { nearestName } from '../../src/nearestName.ts'
+import { ANALYZE_REPORT, EVAL_REPORT, QUANTIZE_REPORT } from './sampleReports.ts'
+
+describe('reports as text', () => {
+  const texts = [analyzeText(ANALYZE_REPORT), quantizeText(QUANTIZE_REPORT), evalText(EVAL_REPORT)]
+
+  it('look as they should', () => {
+    expect(texts.join('\n=====\n')).toMatchSnapshot()
+  })
+
+  it('have tables that fit 100 columns', () => {
+    const tableLines = texts
+      .join('\n')
+      .split('\n')
+      .filter((line) => !/^(note|left alone|model|\d+ layers)/.test(line))
+    for (const line of tableLines) expect(line.length).toBeLessThanOrEqual(100)
+  })
+
+  it('cannot be faked by names in a model', () => {
+    const name = 'x\n\u001b[2Jverified\r'
+    const layers = QUANTIZE_REPORT.layers.map((layer) => ({ ...layer, name, notes: [name] }))
+    const leftAlone = [{ name, operator: name, weight: name, bytes: 1, reason: name }]
+    const text = quantizeText({ ...QUANTIZE_REPORT, layers, leftAlone })
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: it is what is looked for
+    expect(text).not.toMatch(/[\u001b\r]/)
+    expect(text).not.toMatch(/^verified\\/m)
+  })
+})
+
+describe('a table', () => {
+  it('aligns numbers right and names left, and shortens names in the middle', () => {
+    const name = `/begin/${'x'.repeat(200)}/end`
+    const lines = textTable(
+      ['name', '<kind', 'n'],
+      [
+        [name, 'a', '1'],
+        ['b', 'cc', '22'],
+      ],
+    ).split('\n')
+    expect(lines).toHaveLength(4)
+    expect(lines[2]).toMatch(/^\/begin\/x+\.\.x+\/end {2}a {6}1$/)
+    expect(lines[3]).toMatch(/^b +cc {4}22$/)
+    expect(Math.max(...lines.map((line) => line.length))).toBe(100)
+  })
+
+  it('lines up over any number of rows, in linear time', () => {
+    const rows = Array.from({ length: 5000 }, (_, i) => [`/layer.${i}`, String(i)])
+    const lines = textTable(['name', 'n'], rows).split('\n')
+    expect(lines).toHaveLength(5002)
+    expect(new Set(lines.slice(1).map((line) => line.length)).size).toBe(1)
+  })
+
+  it('shortens to the width asked for, keeping both ends', () => {
+    fc.assert(
+      fc.property(fc.string(), fc.integer({ min: 5, max: 40 }), (text, width) => {
+        const short = shortenMiddle(text, width)
+        expect([...short].length).toBe(Math.min([...text].length, width))
+        expect(short.startsWith([...text].slice(0, 2).join(''))).toBe(true)
+      }),
+    )
+  })
+})
+
+describe('numbers as text', () => {
+  it.each([
+    [0, '0 B'],
+    [999, '999 B'],
+    [1000, '1.00 kB'],
+    [9999, '10.0 kB'],
+    [99_960, '100 kB'],
+    [999_400, '999 kB'],
+    [999_600, '1.00 MB'],
+    [5_368_709_120, '5.37 GB'],
+  ])('%d bytes are %s', (bytes, text) => {
+    expect(bytesText(bytes)).toBe(text)
+  })
+
+  it.each([
+    [950, '950'],
+    [1_234_567, '1.23 M'],
+  ])('%d is %s', (count, text) => {
+    expect(countText(count)).toBe(text)
+  })
+
+  it.each([
+    [undefined, '-'],
+    [0, '0'],
+    [0.000123456, '1.2e-4'],
+    [0.0123456, '0.0123'],
+    [-1.23456, '-1.23'],
+    [123.456, '123'],
+    [12_345_678, '1.2e7'],
+    [Number.POSITIVE_INFINITY, 'inf'],
+    [Number.NaN, 'nan'],
+  ])('%d is %s', (value, text) => {
+    expect(figureText(value)).toBe(text)
+  })
+})
+
+describe('the terminal', () => {
+  const stream = (isTTY: boolean) => ({ isTTY }) as NodeJS.WriteStream
+  const withEnvironment = (name: string, value: string, act: () => void) => {
+    const saved = { NO_COLOR: process.env.NO_COLOR, CI: process.env.CI }
+    delete process.env.NO_COLOR
+    delete process.env.CI
+    process.env[name] = value
+    act()
+    delete process.env[name]
+    for (const [key, old] of Object.entries(saved)) if (old !== undefined) process.env[key] = old
+  }
+
+  it.each([
+    ['CI', 'true', true, false],
+    ['CI', 'false', true, true],
+    ['CI', '', true, true],
+    ['NO_COLOR', '1', true, false],
+    ['NO_COLOR', '', true, true],
+    ['CI', '', false, false],
+  ])('with %s=%s and a terminal: %s is lively: %s', (name, value, isTTY, lively) => {
+    withEnvironment(name, value, () => expect(isLively(stream(isTTY))).toBe(lively))
+  })
+
+  it('shows control characters as text, newlines too unless lines are wanted', () => {
+    expect(printable('a\tb\nc\u009bd\u202e')).toBe('a\\x09b\\x0ac\\x9bd\\x202e')
+    expect(printable('a\nb', true)).toBe('a\nb')
+  })
+})
+
+describe('progress', () => {
+  it('has counts, and the time left once there is something to go by', () => {
+    const event = { stage: 'quantize', done: 25, total: 100, item: '/layer.3/MatMul' } as const
+    expect(describeProgress(event, 500)).toBe('quantizing 25/100  /layer.3/MatMul')
+    expect(describeProgress(event, 20_000)).toBe(
+      'quantizing 25/100  60 s left  /layer.3/MatMul'.replace('60 s', '1 min 0 s'),
+    )
+    expect(describeProgress({ ...event, done: 100 }, 20_000)).toBe('quantizing 100/100  /layer.3/MatMul')
+    expect(describeProgress({ stage: 'write', done: 50, total: 100 }, 2 * 3_600_000)).toBe(
+      'writing 50/100  2 h 00 min left',
+    )
+  })
+})
+
+describe('values', () => {
+  it('reads a percentage as its share, without noise', () => {
+    fc.assert(
+      fc.property(fc.integer({ min: 0, max: 100_000 }), (thousandths) => {
+        const percent = thousandths / 1000
+        expect(readShare('--x')(`${percent}%`, undefined)).toBe(thousandths / 100_000)
+      }),
+    )
+  })
+
+  it('finds the name that was meant', () => {
+    const names = ['budget', 'bits', 'groupSize', 'externalData']
+    expect(nearestName('Bits', names)).toBe('bits')
+    expect(nearestName('bist', names)).toBe('bits')
+    expect(nearestName('groupsize', names)).toBe('groupSize')
+    expect(nearestName('group_size', names)).toBe('groupSize')
+    expect(nearestName('colour', names)).toBeUndefined()
+  })
+})
