@@ -99,6 +99,8 @@ export interface EvalConfig {
   readonly rename: Readonly<Record<string, string>>
   /** Input name → the number that fills the whole input. */
   readonly set: Readonly<Record<string, number>>
+  /** Input name → shape of one random feed, batch axis included; for `random` only. */
+  readonly shapes: Readonly<Record<string, readonly number[]>>
   /** For uint8 data that feeds a float input. */
   readonly normalize?: Normalize | undefined
   /** Outputs that are class or token logits; 'auto' decides by shape and name, an empty list says that none are. */
@@ -117,6 +119,7 @@ export const EVAL_DEFAULTS: EvalConfig = {
   batchSize: 8,
   rename: {},
   set: {},
+  shapes: {},
   logits: 'auto',
   runs: 20,
   thresholds: {},

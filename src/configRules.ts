@@ -19,6 +19,10 @@ import { QtoolError } from './errors.ts'
 import { nearestName } from './nearestName.ts'
 import { BITS } from './quant/quantizedWeight.ts'
 
+/** Keys of evaluation that mean nothing without data, or with it. */
+export const NEEDS_DATA = ['labels', 'rename', 'normalize'] as const
+export const NEEDS_RANDOM = ['shapes'] as const
+
 export type Operation = 'quantize' | 'eval' | 'analyze'
 
 /** Says what was wanted when the value is not it, else nothing. */
@@ -73,6 +77,9 @@ const LAYERS: Rule = (value) => {
   return undefined
 }
 
+const isSizeList = (value: unknown): boolean =>
+  Array.isArray(value) && value.every((size) => Number.isInteger(size) && size >= 1)
+
 const QUANTIZE_RULES: Rules<QuantizeConfig> = {
   budget: text,
   bits: oneOf(...BITS),
@@ -119,6 +126,7 @@ const EVAL_RULES: Rules<EvalConfig> = {
   batchSize: integer(1, 65536),
   rename: wanted('an object from input names to array names', (value) => isRecordOf(value, isText)),
   set: wanted('an object from input names to numbers', (value) => isRecordOf(value, isNumber)),
+  shapes: wanted('an object from input names to lists of sizes', (value) => isRecordOf(value, isSizeList)),
   normalize: wanted('an object of scale, mean and std', isObject),
   logits: (value) => (value === 'auto' ? undefined : texts(value) && '"auto" or a list of output names'),
   runs: integer(1, 100_000),
@@ -214,8 +222,8 @@ export function resolveAnalyzeConfig(values: Partial<AnalyzeConfig>): AnalyzeCon
 
 /**
  * A complete configuration: checked values over {@link EVAL_DEFAULTS}.
- * @throws QtoolError `usage` on unknown keys, values out of range, no source of inputs or two of them, or labels
- * for random inputs.
+ * @throws QtoolError `usage` on unknown keys, values out of range, no source of inputs or two of them, or a
+ * key that goes with the other source.
  */
 export function resolveEvalConfig(values: Partial<EvalConfig>): EvalConfig {
   checkValues('eval', values)
@@ -228,8 +236,13 @@ export function resolveEvalConfig(values: Partial<EvalConfig>): EvalConfig {
   if (config.data.length > 0 && config.random > 0) {
     throw new QtoolError('usage', 'both data and random samples are given', { hint: 'give --data or --random N' })
   }
-  if (config.labels !== undefined && config.random > 0) {
-    throw new QtoolError('usage', 'labels are given for random samples', { hint: 'labels need --data' })
+  const random = config.random > 0
+  for (const key of random ? NEEDS_DATA : NEEDS_RANDOM) {
+    const value = config[key]
+    if (value === undefined || (typeof value === 'object' && Object.keys(value).length === 0)) continue
+    throw new QtoolError('usage', `${key} is given for ${random ? 'random samples' : 'data'}`, {
+      hint: random ? `${key} goes with --data` : `${key} goes with --random`,
+    })
   }
   const { normalize } = config
   if (normalize === undefined) return config

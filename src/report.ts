@@ -52,7 +52,7 @@ export interface AnalyzeReport {
   readonly kind: 'analyze'
   readonly qtoolVersion: string
   readonly model: FileSizes & { readonly irVersion: number; readonly opsets: Readonly<Record<string, number>> }
-  readonly groupSize: number
+  readonly groupSize: number | 'channel'
   readonly layers: readonly (LayerInfo & { readonly shareOfBytes: number; readonly widths: readonly WidthFigures[] })[]
   readonly leftAlone: readonly LeftAlone[]
   readonly totals: {

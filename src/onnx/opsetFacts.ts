@@ -57,7 +57,7 @@ function mentionsNoOtherFloat(index: ModelIndex): boolean {
   if (model.graph?.input.some((input) => input.type?.value.case !== 'tensorType')) return false
   return index.scopes.every(
     (scope) =>
-      declarations(scope).every((v) => v.type?.value.case !== 'tensorType' || true) &&
+      declarations(scope).every((v) => v.type?.value.case !== 'tensorType' || !isOther(v.type.value.value.elemType)) &&
       (scope.graph?.initializer ?? []).every((tensor) => !isOther(tensor.dataType)) &&
       (scope.graph?.sparseInitializer ?? []).every((sparse) => !isOther(sparse.values?.dataType ?? 0)) &&
       !namesOtherFloat(scope.fn?.attributeProto ?? []) &&

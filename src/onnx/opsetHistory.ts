@@ -64,7 +64,10 @@ const KNOWN: ReadonlySet<string> = new Set(
 const notImplemented = always('onnxruntime does not implement this version of the operator')
 
 const axesToInput = integersToInputs({ axes: 1 })
-const ceilMode = (reason: string) => when((node) => isSet(node, 'ceil_mode'), reason)
+const ceilMode = when(
+  (node) => isSet(node, 'ceil_mode'),
+  'with ceil_mode windows that start in the padding are left out',
+)
 
 const CHANGES: Readonly<Record<string, Readonly<Record<number, OpsetChange>>>> = {
   Attention: {
@@ -74,10 +77,7 @@ const CHANGES: Readonly<Record<string, Readonly<Record<number, OpsetChange>>>> =
     ),
     25: notImplemented,
   },
-  AveragePool: {
-    19: ceilMode('with ceil_mode the averages at the border are defined in other words'),
-    22: ceilMode('with ceil_mode windows that start in the padding are left out'),
-  },
+  AveragePool: { 22: ceilMode },
   BatchNormalization: {
     9: onlySpatialStatistics,
     14: when((node) => hasOutputFrom(node, 1), 'more than one output means training, which changed'),
@@ -103,7 +103,7 @@ const CHANGES: Readonly<Record<string, Readonly<Record<number, OpsetChange>>>> =
   GroupNormalization: { 21: always('scale and bias are per channel instead of per group') },
   Hardmax: { 13: softmaxAlongOneAxis },
   LogSoftmax: { 13: softmaxAlongOneAxis },
-  MaxPool: { 22: ceilMode('with ceil_mode windows that start in the padding are left out') },
+  MaxPool: { 22: ceilMode },
   MaxRoiPool: { 22: notImplemented },
   Multinomial: { 22: notImplemented },
   OneHot: { 11: always('negative indices are classes counted from the end instead of no class') },

@@ -90,6 +90,7 @@ export function elementCount(tensor: TensorProto): number {
 export function tensorByteLength(tensor: TensorProto): number {
   const bits = elementBits(tensor.dataType)
   if (bits === undefined) {
+    if (tensor.dataType === DataType.UNDEFINED) throw badTensor(tensor, 'has no element type')
     throw badTensor(tensor, `has element type ${elementTypeName(tensor.dataType)}, which has no fixed size`)
   }
   const bytes = Math.ceil((elementCount(tensor) * bits) / 8)

@@ -92,6 +92,13 @@ export function minMaxGrid(spec: GridSpec, lo: number, hi: number, grid: Grid): 
   if (scheme === 'asymmetric') grid.zeroPoint = Math.min(-lo / scale + ROUNDER - ROUNDER, (1 << bits) - 1)
 }
 
+/** A comparison at a time: Math.min and Math.max would look for NaN and −0 as well. */
+export function clamp(x: number, low: number, high: number): number {
+  if (x < low) return low
+  if (x > high) return high
+  return x
+}
+
 /** Sums over a group on a grid: what the least-squares refit and the choice between grids need. */
 export interface GroupSums {
   /** Σ (ŵ − w)², ŵ rounded to float32 as onnxruntime does. */
@@ -126,7 +133,7 @@ export function measureGroup(
   for (let i = start; i < end; i++) {
     const w = weights[i]!
     const nearest = w / scale + ROUNDER - ROUNDER
-    const level = nearest < low ? low : nearest > high ? high : nearest
+    const level = clamp(nearest, low, high)
     const error = Math.fround(level * scale) - w
     squaredError += error * error
     weightLevel += w * level
@@ -159,7 +166,7 @@ export function assignCodes(
     const w = weights[i]!
     // A division, not a product with 1/scale: only the quotient tells a tie from its neighbours.
     const nearest = w / scale + ROUNDER - ROUNDER
-    const level = nearest < low ? low : nearest > high ? high : nearest
+    const level = clamp(nearest, low, high)
     const error = Math.fround(level * scale) - w
     squaredError += error * error
     codes[i + shift] = level + zeroPoint

@@ -5,7 +5,7 @@
  * the real zero point are tried and the best by squared error is kept.
  */
 import type { Grid, GridSpec, GroupSums } from './grid.ts'
-import { copySums, measureGroup, ROUNDER } from './grid.ts'
+import { clamp, copySums, measureGroup, ROUNDER } from './grid.ts'
 import { interpolate, TABLE_END, tabulatePower } from './powerTable.ts'
 
 const NORM = 0.7
@@ -46,7 +46,7 @@ function realZeroPoint(
     for (let i = start; i < end; i++) {
       const place = weights[i]! * inverse
       const nearest = place + zeroPoint + ROUNDER - ROUNDER
-      const code = nearest < 0 ? 0 : nearest > largest ? largest : nearest
+      const code = clamp(nearest, 0, largest)
       const error = place - (code - zeroPoint)
       const size = Math.abs(error)
       magnitude += size
@@ -82,7 +82,7 @@ export function refineZeroPoint(
   const first = grid.zeroPoint
   const real = realZeroPoint(weights, start, end, largest, grid.scale, first)
   for (const candidate of [Math.floor(real), Math.ceil(real)]) {
-    const zeroPoint = Math.min(Math.max(candidate, 0), largest)
+    const zeroPoint = clamp(candidate, 0, largest)
     if (zeroPoint === first) continue
     measureGroup(weights, start, end, spec.bits, grid.scale, zeroPoint, trial)
     if (trial.squaredError < sums.squaredError) {

@@ -2,7 +2,7 @@
 import type { QuantizeConfig } from '../config.ts'
 import { cloneModel } from '../onnx/clone.ts'
 import { modelLayers, type WeightedLayer } from '../onnx/layers.ts'
-import type { OnnxModel, Payload } from '../onnx/model.ts'
+import { INLINE_LIMIT, type OnnxModel, type Payload } from '../onnx/model.ts'
 import { raiseOpset } from '../onnx/opset.ts'
 import { applyLayersInPlace, type WrittenUse } from '../onnx/represent/apply.ts'
 import type { LayerPlan, Target } from '../onnx/represent/plan.ts'
@@ -59,6 +59,10 @@ export function plannedLayer(plan: LayerPlan, symmetric: boolean): StoredLayer {
     plan,
     choice: { scheme: 'symmetric-full', method: 'minmax' },
     tensors,
-    payloads: tensors.map(({ bytes }) => ({ kind: 'planned', byteLength: bytes })),
+    payloads: tensors.map(({ bytes }) =>
+      bytes <= INLINE_LIMIT
+        ? { kind: 'memory', byteLength: bytes, bytes: new Uint8Array(bytes) }
+        : { kind: 'planned', byteLength: bytes },
+    ),
   }
 }

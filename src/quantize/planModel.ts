@@ -22,8 +22,16 @@ import {
 import { storedBytes } from '../onnx/represent/stored.ts'
 import { tensorByteLength } from '../onnx/tensorData.ts'
 import type { Bits } from '../quant/quantizedWeight.ts'
+import { VERSION } from '../version.ts'
 import { buildOutput, type Provenance, plannedLayer } from './buildOutput.ts'
 import { outputSize } from './outputSize.ts'
+
+export interface SkippedLayer {
+  readonly layer: WeightedLayer
+  readonly reason: string
+  /** The user said so. */
+  readonly byUser: boolean
+}
 
 export interface ModelPlan {
   readonly configuration: Configuration
@@ -32,7 +40,7 @@ export interface ModelPlan {
   readonly target: Target
   readonly plans: readonly LayerPlan[]
   /** Layers that keep their type, with the reason. */
-  readonly skipped: readonly { readonly layer: WeightedLayer; readonly reason: string }[]
+  readonly skipped: readonly SkippedLayer[]
   readonly warnings: readonly string[]
   /** The budget in bytes of output files, where it is one. */
   readonly byteLimit: number | undefined
@@ -48,7 +56,9 @@ const NODE_BYTES = 400
 const SYMMETRIC_PENALTY = 1.19
 
 /** Plan the whole model. `plans` is empty when nothing can be quantized. */
-export function planModel(model: OnnxModel, found: Layers, config: QuantizeConfig, provenance: Provenance): ModelPlan {
+export function planModel(model: OnnxModel, found: Layers, config: QuantizeConfig): ModelPlan {
+  // Digests are not known yet; they are as long as these.
+  const provenance: Provenance = { version: VERSION, sha256: model.files.map(() => '0'.repeat(64)) }
   const named = found.layers.map((layer) => ({ name: layer.name, weight: layer.constant.name }))
   const { choices, unmatched } = applyOverrides(named, config.layers)
   const warnings = unmatched.map((pattern) => `--layer ${pattern} matches no layer`)
@@ -110,6 +120,13 @@ export function planModel(model: OnnxModel, found: Layers, config: QuantizeConfi
   }
 }
 
+/** What the user should know of a plan that does less than was asked. */
+export function planWarnings({ warnings, plans }: ModelPlan): string[] {
+  const counts = new Map<string, number>()
+  for (const note of plans.flatMap((plan) => plan.notes)) counts.set(note, (counts.get(note) ?? 0) + 1)
+  return [...warnings, ...[...counts].map(([note, count]) => `${count} ${count === 1 ? 'layer' : 'layers'}: ${note}`)]
+}
+
 function byteLimitOf(budget: Budget | undefined, sourceBytes: number): number | undefined {
   if (budget?.kind === 'bytes') return budget.bytes
   return budget?.kind === 'ratio' ? Math.floor(budget.ratio * sourceBytes) : undefined
@@ -142,18 +159,23 @@ function planAll(
   const wanted = wantedOpset(layers, widths, groupSize, config)
   const target: Target = { ...base, opset: reachable(wanted) }
   const plans: LayerPlan[] = []
-  const skipped: { layer: WeightedLayer; reason: string }[] = []
+  const skipped: SkippedLayer[] = []
   layers.forEach((layer, i) => {
     const bits = widths[i]!
     if (bits === 'skip') {
-      skipped.push({ layer, reason: 'skipped by --layer' })
+      skipped.push({ layer, reason: 'skipped by --layer', byUser: true })
       return
     }
     const plan = planLayer(layer, bits, groupSize, target)
     const before = tensorByteLength(layer.constant.tensor)
     const after = storedBytes(plan, config.symmetric !== 'no', 'float16') + NODE_BYTES
     if (after < before) plans.push(plan)
-    else skipped.push({ layer, reason: `would not get smaller: ${before} bytes now, about ${after} quantized` })
+    else
+      skipped.push({
+        layer,
+        reason: `would not get smaller: ${before} bytes now, about ${after} quantized`,
+        byUser: false,
+      })
   })
   return { plans, skipped, target }
 }

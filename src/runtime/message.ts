@@ -30,7 +30,7 @@ function signatureEnd(text: string): number {
 export function condenseRuntimeMessage(message: string): string {
   let text = message.split(/\n?Stacktrace/)[0]!
   text = text.replace(/\s+/g, ' ').trim()
-  text = text.replace(/^(?:Load model (?:from )?\S+ failed[:.] ?)+/, '')
+  text = text.replace(/^(?:Load model .+? failed[:.] ?)+/, '')
   text = text.replace(/^Exception during initialization: /, '')
   for (let found = LOCATION.exec(text); found; found = LOCATION.exec(text)) {
     const rest = text.slice(found.index + found[0].length)

@@ -16,7 +16,7 @@ function outputFolder() {
   return { folder, output: join(folder, 'out.onnx'), started }
 }
 
-describe('a run that ends well', () => {
+describe.concurrent('a run that ends well', () => {
   it('prints tables on stdout and warnings on stderr, without colour or spinner where there is no terminal', async () => {
     const { code, stdout, stderr } = await runQtool(FAKE, ['quantize', 'ok.onnx', '-o', 'o.onnx'])
     expect(code).toBe(0)
@@ -35,7 +35,7 @@ describe('a run that ends well', () => {
   })
 })
 
-describe('a run that fails', () => {
+describe.concurrent('a run that fails', () => {
   it('of an unknown cause gives 70, a short message and no stack', async () => {
     const { code, stderr } = await runQtool(FAKE, ['analyze', 'bug.onnx'])
     expect(code).toBe(70)
@@ -73,7 +73,7 @@ describe('a run that fails', () => {
   })
 })
 
-describe('a reader that closes the pipe', () => {
+describe.concurrent('a reader that closes the pipe', () => {
   it('is not an error', async () => {
     const { code, stderr } = await runQtool(FAKE, ['quantize', 'big.onnx', '-o', 'o.onnx', '--quiet'], (child) => {
       child.stdout!.once('data', () => child.stdout!.destroy())
@@ -82,7 +82,7 @@ describe('a reader that closes the pipe', () => {
   })
 })
 
-describe('an interrupt', () => {
+describe.concurrent('an interrupt', () => {
   it.each(['SIGINT', 'SIGTERM'] as const)('%s ends the run at its next checkpoint, with 130', async (signal) => {
     const { output, started } = outputFolder()
     const { code, stdout, stderr } = await runQtool(

@@ -138,6 +138,7 @@ describe('flags of eval', () => {
       samples: 7,
       batchSize: 2,
       rename: { in: 'arr', 'a:0': 'b' },
+      shapes: {},
       set: { sr: 16000, x: -1 },
       normalize: { scale: 0.5, mean: [0.1, 0.2], std: [1, 2] },
       logits: ['p', 'q'],
@@ -158,6 +159,11 @@ describe('flags of eval', () => {
     })
   })
 
+  it('say the shapes of random samples', async () => {
+    const { config } = await understood('eval', 'a', 'b', '--random', '1', '--shape', 'x=1,3,48,320', '--shape', 'y=2')
+    expect(config.shapes).toEqual({ x: [1, 3, 48, 320], y: [2] })
+  })
+
   it('complete a normalization, and say that no output is logits', async () => {
     const { config } = await understood('eval', 'a', 'b', '--data', 'x', '--mean', '0.5', '--logits', 'none')
     expect(config).toMatchObject({ normalize: { scale: 1, mean: [0.5], std: [1] }, logits: [] })
@@ -166,14 +172,18 @@ describe('flags of eval', () => {
   it.each([
     [[], 'nothing to run', '--random N'],
     [['--random', '2', '--data', 'x'], 'both data and random', '--data or --random'],
-    [['--random', '2', '--labels', 'x.npy'], 'labels are given for random samples', '--data'],
+    [['--random', '2', '--labels', 'x.npy'], 'labels is given for random samples', '--data'],
+    [['--random', '2', '--rename', 'a=b'], 'rename is given for random samples', '--data'],
+    [['--random', '2', '--scale', '2'], 'normalize is given for random samples', '--data'],
+    [['--data', 'x', '--shape', 'a=1,2'], 'shapes is given for data', '--random'],
+    [['--random', '2', '--shape', 'a=1,0'], '--shape: wanted an object from input names to lists of sizes', ''],
     [['--random', '2', '--min-agreement', '99'], '--min-agreement: wanted a number from 0 to 1', '99%'],
     [['--random', '2', '--max-size', '5'.repeat(300)], '--max-size has 300 characters', ''],
     [['--random', '2', '--max-size', '5Mb'], '--max-size', 'capital B'],
     [['--random', '2', '--max-kl', '1%'], '--max-kl: wanted a number', ''],
     [['--random', '2', '--set', 'x=a'], '--set: wanted a number', ''],
-    [['--random', '2', '--mean', '1,2', '--std', '1,2,3'], 'as many standard deviations as means', ''],
-    [['--random', '2', '--std', '0'], '--std: wanted a list of numbers other than 0', ''],
+    [['--data', 'x', '--mean', '1,2', '--std', '1,2,3'], 'as many standard deviations as means', ''],
+    [['--data', 'x', '--std', '0'], '--std: wanted a list of numbers other than 0', ''],
   ])('%j is a usage error', async (args, message, hint) => {
     const { code, stdout, stderr } = await run('eval', 'a.onnx', 'b.onnx', ...args)
     expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
@@ -226,7 +236,7 @@ describe('a configuration file', () => {
   })
 
   it('gives way to the other source of inputs', async () => {
-    const path = configFile({ data: ['d.npz'], labels: 'l.npy' })
+    const path = configFile({ data: ['d.npz'], labels: 'l.npy', rename: { a: 'b' }, normalize: { scale: 2 } })
     const { config } = await understood('eval', 'a', 'b', '--config', path, '--random', '2')
     expect(config).toEqual({ ...EVAL_DEFAULTS, random: 2 })
   })

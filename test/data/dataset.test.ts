@@ -147,6 +147,9 @@ describe('openDataset', () => {
       [1, [2, 3, 2, 2]],
       [1, [2, 3, 2, 2]],
     ])
+    const memory = input('state', 'float', 1, undefined, 8)
+    const [first] = read(tensors, [{ ...image, dims: [undefined, 3, 2, 2] }, memory], 8).batches
+    expect(first!.feeds.state!.dims).toEqual([1, 2, 8])
     const rows = file('r.npy', counting('f4', 5, 3, 2, 2))
     const fixed = { ...image, dims: [2, 3, 2, 2] }
     const { count, notes, batches } = read(rows, [fixed], 100)
@@ -181,6 +184,9 @@ describe('openDataset', () => {
       count: 2,
       labels: Int32Array.of(3, 1, 2, 0),
     })
+    file('a.npz', npz({ ids: counting('i8', 3, 1) }), 'labelled')
+    file('b.npz', npz({ ids: counting('i8', 1, 1) }), 'labelled')
+    expect(read(join(folder, 'labelled'), [ids], 3, { labels: path, samples: 2 })).toMatchObject({ count: 2 })
     const short = file('short.npy', counting('i8', 3))
     expectError(() => read(path, [ids], 3, { labels: short }), 'data', '3 labels', '4 samples')
   })

@@ -98,7 +98,7 @@ describe('planFills', () => {
         audio,
         input('h', 'float', 2, 'batch', 64),
         input('state', 'float', 2, undefined, 8),
-        input('c0', 'float', 1, 2, 4),
+        input('c0', 'float', 1, 3, 4),
       ],
       given,
     )
@@ -109,7 +109,7 @@ describe('planFills', () => {
       batch: undefined,
     })
     expect(made.get('state')!.dims).toEqual([2, 2, 8])
-    expect(made.get('c0')).toMatchObject({ dims: [1, 2, 4], batch: 2 })
+    expect(made.get('c0')).toMatchObject({ dims: [1, 3, 4], batch: 3 })
   })
 
   it('gives constants any shape that is known', () => {
@@ -156,9 +156,11 @@ describe('planFills', () => {
     refuse(input('attention_mask', 'float', 'batch', 1, 'seq', 'seq'))
     refuse(input('position_ids', 'int64', 3, 'batch', 'seq'))
     refuse(input('state', 'float', 'batch', 4))
+    refuse(input('state', 'float', 1, 'batch', 8, 8))
     refuse(input('hidden_states', 'float', 'batch', 'seq', 64))
     refuse(input('past_key_values.0.key', 'float', 'batch', 4, 2048, 16))
     refuse(input('past_key_values.0.encoder.key', 'float', 'batch', 4, 'encoder_sequence_length', 16))
+    refuse(input('past_0', 'float', 2, undefined, 4, undefined, 16))
     refuse(input('past_sequence_length', 'int64'))
     // With a cache in the data, tokens do not begin at position 0 and the mask is longer than they are.
     const cache = input('past_key_values.0.key', 'float', 'batch', 4, 'past', 16)

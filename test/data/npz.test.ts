@@ -102,5 +102,8 @@ describe('openNpz', () => {
     file.writeUInt32LE(0x7fffffff, directoryOf(file) + 24)
     const allocated = allocatedBy(() => expectError(() => openNpz(file, 'x.npz').read('ids'), 'data', 'cannot hold'))
     expect(allocated).toBeLessThan(2 ** 20)
+    file.writeUInt32LE(0x7ffffff0, directoryOf(file) + 20)
+    const again = allocatedBy(() => expectError(() => openNpz(file, 'x.npz').read('ids'), 'data', 'past the end'))
+    expect(again).toBeLessThan(2 ** 20)
   })
 })

@@ -1,19 +1,19 @@
 /** @file Small models for tests of the file layer, made with onnx-buf. */
 import {
   encodeModel,
+  type ModelProto,
   makeAttribute,
   makeModel,
   makeNode,
   makeOpset,
   makeTensor,
-  type ModelProto,
   type NodeProto,
   type TensorProto,
 } from '../../src/onnx/proto.ts'
 
 export const FLOAT = 1
 
-type Fields = Parameters<typeof makeModel>[0]
+type Fields = Exclude<Parameters<typeof makeModel>[0], ModelProto>
 
 /** A value of a graph's signature. */
 export function value(name: string, dims: readonly number[], elemType = FLOAT) {
@@ -29,7 +29,11 @@ export function floats(name: string, dims: readonly number[], at: (index: number
 }
 
 /** A tensor whose bytes lie in a data file. */
-export function external(name: string, dims: readonly number[], entries: Readonly<Record<string, string>>): TensorProto {
+export function external(
+  name: string,
+  dims: readonly number[],
+  entries: Readonly<Record<string, string>>,
+): TensorProto {
   return makeTensor({
     name,
     dims: dims.map(BigInt),
@@ -39,7 +43,10 @@ export function external(name: string, dims: readonly number[], entries: Readonl
   })
 }
 
-export function model(graph: NonNullable<Fields['graph']>, fields: Fields = {}): ModelProto {
+export function model(
+  graph: Omit<NonNullable<Fields['graph']>, '$typeName' | '$unknown'>,
+  fields: Fields = {},
+): ModelProto {
   return makeModel({ irVersion: 10n, opsetImport: [makeOpset('', 17)], graph: { name: 'g', ...graph }, ...fields })
 }
 

@@ -100,6 +100,13 @@ describe('the model around the nodes', () => {
     expect(encodeModel(model)).toEqual(bytes)
   })
 
+  test('graphs for training are not followed', () => {
+    const { model } = caseModel(op('Relu', 13, [image]))
+    model.trainingInfo = makeModel({ trainingInfo: [{}] }).trainingInfo
+    expect(planOpset(model, 21).blockers).toMatchObject([{ node: 'training_info' }])
+    expect(planOpset(model, 13).blockers).toEqual([])
+  })
+
   test('ir_version follows the opset, upwards only', () => {
     const { model } = caseModel(op('Relu', 13, [image]))
     const versions = [14, 18, 20, 21, 23, 24, 25].map((to) => Number(raised(model, to).irVersion))

@@ -59,11 +59,17 @@ function everywhere(sizes: readonly number[]): Uint8Array {
   const proto = model(
     {
       node: [constant('c0', tensor()), branches(tensor(), tensor()), withTensors],
-      initializer: [tensor(), tensor(), makeTensor({ name: 'f', dims: [300n], dataType: 1, floatData: Array(300).fill(1) })],
+      initializer: [
+        tensor(),
+        tensor(),
+        makeTensor({ name: 'f', dims: [300n], dataType: 1, floatData: Array(300).fill(1) }),
+      ],
       sparseInitializer: [{ values: tensor(), indices: tensor(), dims: [9n] }],
     },
     {
-      functions: [{ name: 'fn', node: [constant('c1', tensor())], attributeProto: [{ name: 'd', type: 4, t: tensor() }] }],
+      functions: [
+        { name: 'fn', node: [constant('c1', tensor())], attributeProto: [{ name: 'd', type: 4, t: tensor() }] },
+      ],
       trainingInfo: [{ algorithm: { initializer: [tensor()] } }],
       docString: 'ä'.repeat(200),
     },
@@ -108,7 +114,11 @@ describe('excise and splice', () => {
   })
 
   test('tensor sizes around the limit, and around the widths of length prefixes', () => {
-    const size = fc.oneof(fc.integer({ min: 0, max: 40 }), fc.integer({ min: 250, max: 260 }), fc.constantFrom(4094, 4095, 4096))
+    const size = fc.oneof(
+      fc.integer({ min: 0, max: 40 }),
+      fc.integer({ min: 250, max: 260 }),
+      fc.constantFrom(4094, 4095, 4096),
+    )
     fc.assert(
       fc.property(fc.array(size, { minLength: 1, maxLength: 15 }), (sizes) => {
         const file = everywhere(sizes)
@@ -136,11 +146,12 @@ describe('excise and splice', () => {
 
   test('splice computes what an encoder with the bytes in place would write', () => {
     fc.assert(
-      fc.property(fc.integer({ min: 257, max: 5000 }), fc.integer({ min: 1, max: 3_000_000 }), (before, after) => {
+      fc.property(fc.integer({ min: 257, max: 5000 }), fc.integer({ min: 8, max: 3_000_000 }), (before, after) => {
         const proto = chain([floats('w', [before])])
         const { skeleton } = excise(memorySource(encodeModel(proto)))
         proto.graph!.initializer[0]!.rawData = new Uint8Array(after).fill(5)
-        const { totalBytes, pieces } = splice(skeleton, [after])
+        // As saving does it: lengths in a skeleton that was encoded anew are not padded.
+        const { totalBytes, pieces } = splice(encodeModel(decodeModel(skeleton)), [after])
         expect(totalBytes).toBe(encodeModel(proto).length)
         expect(assemble(pieces, [proto.graph!.initializer[0]!.rawData]).equals(encodeModel(proto))).toBe(true)
       }),
@@ -169,8 +180,16 @@ describe('varints', () => {
 describe('what is not well-formed is refused', () => {
   const bytes = (...list: number[]) => memorySource(Uint8Array.from(list))
   test.each([
-    ['a length of 2^60', bytes(0x3a, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10), /graph of 115\d+ bytes, but only 0 follow/],
-    ['a length beyond the message', bytes(0x3a, 3, 0x2a, 5, 0), /model\.graph has initializer of 5 bytes, but only 1 follow/],
+    [
+      'a length of 2^60',
+      bytes(0x3a, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10),
+      /graph of 115\d+ bytes, but only 0 follow/,
+    ],
+    [
+      'a length beyond the message',
+      bytes(0x3a, 3, 0x2a, 5, 0),
+      /model\.graph has initializer of 5 bytes, but only 1 follow/,
+    ],
     ['a cut varint', bytes(0x08, 0x80), /middle of a number/],
     ['a varint of 11 bytes', bytes(0x08, ...Array(10).fill(0x80), 0), /more than 10 bytes/],
     ['field number 0', bytes(0x02, 0), /impossible tag/],

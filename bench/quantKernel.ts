@@ -1,0 +1,55 @@
+/**
+ * @file Speed of the quantization kernel by stage, in nanoseconds per weight of wall time.
+ *
+ *     tsx bench/quantKernel.ts [threads=2] [tensors=16]
+ *
+ * Weights: `tensors` times [1, 4096, 4096] float32, seeded normal numbers, read transposed as a MatMul's are.
+ */
+import { availableParallelism } from 'node:os'
+import { floatsToHalfBytes, packBlocks, packZeroPoints } from '../src/quant/pack.ts'
+import { createPool } from '../src/quant/pool.ts'
+import { BITS, type QuantizedWeight } from '../src/quant/quantizedWeight.ts'
+import { quantizeTensor } from '../src/quant/quantizeTensor.ts'
+import { relativeErrors } from '../src/quant/relativeErrors.ts'
+import type { StoredWeight } from '../src/quant/storedWeight.ts'
+import { makeRandom } from '../src/random.ts'
+
+const SIDE = 4096
+const threads = Number(process.argv[2] ?? availableParallelism())
+const tensors = Number(process.argv[3] ?? 16)
+
+const random = makeRandom(1)
+const bytes = new SharedArrayBuffer(SIDE * SIDE * 4)
+const values = new Float32Array(bytes)
+for (let i = 0; i < values.length; i++) values[i] = 0.02 * random.normal()
+const weight: StoredWeight = { bytes, elementType: 'float32', view: { outer: 1, reduction: SIDE, inner: SIDE } }
+const pool = createPool(threads)
+
+async function time(stage: string, run: () => unknown): Promise<void> {
+  await run()
+  const start = performance.now()
+  for (let i = 0; i < tensors; i++) await run()
+  const milliseconds = performance.now() - start
+  const perWeight = (milliseconds * 1e6) / (tensors * values.length)
+  console.log(
+    `${stage.padEnd(44)} ${perWeight.toFixed(2).padStart(7)} ns/weight  ${(milliseconds / 1000).toFixed(2)} s`,
+  )
+}
+
+console.log(`${threads} threads, ${tensors} × [1, ${SIDE}, ${SIDE}] float32, 4 bits, groups of 32`)
+let last: QuantizedWeight | undefined
+const quantize = async (method: 'auto' | 'rtn', symmetric: 'auto' | 'yes' | 'no') => {
+  const result = await quantizeTensor(pool, weight, { bits: 4, groupSize: 32, method, symmetric })
+  last = result.weight
+  return result
+}
+await time('rtn, asymmetric', () => quantize('rtn', 'no'))
+await time('pack blocks', () => packBlocks(last!))
+await time('pack zero points', () => packZeroPoints(last!))
+await time('scales to float16', () => floatsToHalfBytes(last!.scales))
+await time('rtn, best of three', () => quantize('rtn', 'auto'))
+await time('auto', () => quantize('auto', 'auto'))
+await time('round-to-nearest error, 6 widths', () => relativeErrors(pool, weight, 32, BITS))
+const usage = process.resourceUsage()
+console.log(`largest resident memory ${(usage.maxRSS / 1024).toFixed(0)} MiB`)
+await pool.close()

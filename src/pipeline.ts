@@ -1,0 +1,124 @@
+/**
+ * @file The walk: analyze, quantize and evaluate as the stages they consist of. No maths and no printing here.
+ */
+import os from 'node:os'
+import { analyzeLayers, summarize } from './analyze/analyzeLayers.ts'
+import type { AnalyzeConfig, EvalConfig, QuantizeConfig } from './config.ts'
+import { resolveAnalyzeConfig, resolveEvalConfig, resolveQuantizeConfig } from './configRules.ts'
+import { QtoolError } from './errors.ts'
+import { evaluate } from './eval/evaluate.ts'
+import { openEvaluationData } from './eval/openData.ts'
+import { type Layers, modelLayers } from './onnx/layers.ts'
+import { loadModel } from './onnx/load.ts'
+import type { OnnxModel } from './onnx/model.ts'
+import { SourceReader } from './onnx/sourceReader.ts'
+import { Temporaries } from './onnx/temporaries.ts'
+import type { RunOptions } from './progress.ts'
+import { createPool } from './quant/pool.ts'
+import { planModel } from './quantize/planModel.ts'
+import { quantizeLayers } from './quantize/quantizeLayers.ts'
+import { fileSizes, leftAlone, quantizeReport } from './quantize/report.ts'
+import { openOutput, writeOutput } from './quantize/writeOutput.ts'
+import { type AnalyzeReport, type EvalReport, type QuantizeReport, SCHEMA_VERSION } from './report.ts'
+import { VERSION } from './version.ts'
+
+/**
+ * Measure every weighted layer of a model: size and round-to-nearest error at each width, and what cannot be quantized.
+ * @param path of the .onnx file. It is not changed.
+ * @throws QtoolError `model` when it cannot be read, `usage` for a bad configuration, `interrupted`.
+ */
+export async function analyzeModel(
+  path: string,
+  config: Partial<AnalyzeConfig> = {},
+  run: RunOptions = {},
+): Promise<AnalyzeReport> {
+  const resolved = resolveAnalyzeConfig(config)
+  const { model, found } = read(path, run)
+  const reader = new SourceReader(model)
+  const pool = createPool(threadsOf(resolved))
+  try {
+    const analyses = await analyzeLayers({ model, reader, pool }, found, resolved, run)
+    const alone = leftAlone(found, [])
+    const sizes = fileSizes(model)
+    const aloneBytes = alone.reduce((sum, entry) => sum + entry.bytes, 0)
+    return {
+      schemaVersion: SCHEMA_VERSION,
+      kind: 'analyze',
+      qtoolVersion: VERSION,
+      model: { ...sizes, irVersion: Number(model.proto.irVersion), opsets: opsetsOf(model) },
+      groupSize: resolved.groupSize,
+      ...summarize(found, analyses, aloneBytes, sizes.totalBytes),
+      leftAlone: alone,
+      warnings: [],
+    }
+  } finally {
+    reader.close()
+    await pool.close()
+  }
+}
+
+/**
+ * Quantize a model from its weights alone.
+ * @param path    of the source, which is never changed.
+ * @param outPath of the output; undefined only with `dryRun`.
+ * @throws QtoolError `usage`, `model`, `output`, `infeasible`, `verify`, `interrupted`. Nothing is left behind then,
+ *   except that a model with nothing to quantize is copied byte for byte before `model` is thrown.
+ */
+export async function quantizeModel(
+  path: string,
+  outPath: string | undefined,
+  config: Partial<QuantizeConfig> = {},
+  run: RunOptions = {},
+): Promise<QuantizeReport> {
+  const started = performance.now()
+  const resolved = resolveQuantizeConfig(config)
+  const { model, found } = read(path, run)
+  const temporaries = new Temporaries()
+  const output = openOutput(model, outPath, resolved, temporaries)
+  const reader = new SourceReader(model)
+  const pool = createPool(threadsOf(resolved))
+  try {
+    run.onProgress?.({ stage: 'plan', done: 0, total: 1 })
+    const plan = planModel(model, found, resolved)
+    const layers = await quantizeLayers({ model, reader, pool }, plan.plans, resolved, plan.symmetric, output.sink, run)
+    const outcome = { model, found, plan, layers, sha256: reader.sha256() }
+    const written = await writeOutput(outcome, output, resolved, run)
+    return quantizeReport({ ...outcome, ...written, seconds: (performance.now() - started) / 1000 }, resolved, VERSION)
+  } finally {
+    reader.close()
+    temporaries.removeAll()
+    await pool.close()
+  }
+}
+
+/**
+ * Compare a candidate with its reference on data.
+ * @throws QtoolError `usage`, `model`, `data`, `interrupted`. A missed threshold is not an error: see `passed`.
+ */
+export async function evaluateModels(
+  referencePath: string,
+  candidatePath: string,
+  config: Partial<EvalConfig>,
+  run: RunOptions = {},
+): Promise<EvalReport> {
+  const resolved = resolveEvalConfig(config)
+  const open = openEvaluationData(resolved, referencePath)
+  const result = await evaluate(referencePath, candidatePath, open, resolved, run)
+  return { schemaVersion: SCHEMA_VERSION, kind: 'eval', qtoolVersion: VERSION, ...result }
+}
+
+/** 0 stands for the number of cores. */
+function threadsOf({ threads }: { readonly threads: number }): number {
+  return threads || os.availableParallelism()
+}
+
+function read(path: string, run: RunOptions): { model: OnnxModel; found: Layers } {
+  run.onProgress?.({ stage: 'read', done: 0, total: 1, item: path })
+  const model = loadModel(path)
+  if (!model.proto.graph) throw new QtoolError('model', `${path}: has no graph`)
+  return { model, found: modelLayers(model.proto) }
+}
+
+function opsetsOf(model: OnnxModel): Record<string, number> {
+  return Object.fromEntries(model.proto.opsetImport.map((entry) => [entry.domain || 'ai.onnx', Number(entry.version)]))
+}

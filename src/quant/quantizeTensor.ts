@@ -1,0 +1,129 @@
+/**
+ * @file A stored weight tensor to a QuantizedWeight: candidates are compared on a sample of the groups, the winner does
+ * the whole tensor.
+ */
+import { type GridCandidate, gridCandidates, sampleStride } from './candidates.ts'
+import type { GridMethod } from './grid.ts'
+import { sumsOf } from './kernel.ts'
+import type { Pool } from './pool.ts'
+import type { Bits, GridScheme, QuantizedWeight, ScaleType } from './quantizedWeight.ts'
+import { groupsPerRow } from './quantizedWeight.ts'
+import { checkStoredWeight, findNonFinite, rowsOf, type StoredWeight } from './storedWeight.ts'
+
+export type { FloatType } from './storedWeight.ts'
+
+export interface TensorOptions {
+  readonly bits: Bits
+  /** Input columns that share a scale, ≥ 1; the reduction axis for one scale per row. */
+  readonly groupSize: number
+  /** 'rtn': min-max grids only. 'auto': clip and zero-point refinement as well. */
+  readonly method: 'auto' | 'rtn'
+  /** 'yes': no zero points. 'no': asymmetric grids only. 'auto': both. */
+  readonly symmetric: 'auto' | 'yes' | 'no'
+  readonly signal?: AbortSignal
+}
+
+export interface QuantizedTensor {
+  /** [outer · inner, reduction]; its arrays lie in shared memory. */
+  readonly weight: QuantizedWeight
+  readonly scheme: GridScheme
+  readonly method: GridMethod
+  /** Σ (ŵ − w)² and Σ w² over the whole tensor, w in float32 after the multiplier. */
+  readonly squaredError: number
+  readonly squaredNorm: number
+}
+
+/** A tensor of up to twice this many weights is compared in full. */
+const SAMPLED_WEIGHTS = 65536
+/** Long groups (whole rows) differ too much for a handful to speak for all. */
+const SAMPLED_GROUPS = 64
+
+/** Sum column `column` of [units, width] sums in unit order. */
+export function totalOf(sums: Float64Array, width: number, column: number): number {
+  let total = 0
+  for (let i = column; i < sums.length; i += width) total += sums[i]!
+  return total
+}
+
+/** @throws NonFiniteWeightError when a norm says that a weight is not finite. */
+export function checkNorm(weight: StoredWeight, squaredNorm: number): void {
+  if (Number.isFinite(squaredNorm)) return
+  throw findNonFinite(weight) ?? new Error('the norm is not finite, but all weights are')
+}
+
+/** The candidate of least squared error on the sample, and whether float16 can hold all of its scales there. */
+async function chooseCandidate(
+  pool: Pool,
+  weight: StoredWeight,
+  { bits, groupSize, method, symmetric, signal }: TensorOptions,
+  scaleType: ScaleType,
+): Promise<{ candidate: GridCandidate; fits: boolean }> {
+  const candidates = gridCandidates(method, symmetric)
+  if (candidates.length === 1) return { candidate: candidates[0], fits: true }
+  const { reduction } = weight.view
+  const wanted = Math.max(SAMPLED_GROUPS, Math.ceil(SAMPLED_WEIGHTS / Math.min(groupSize, reduction)))
+  const stride = sampleStride(rowsOf(weight), groupsPerRow(reduction, groupSize), wanted)
+  const specs = candidates.map((candidate) => ({ ...candidate, bits, scaleType }))
+  const job = { kind: 'measure', weight, groupSize, specs, stride } as const
+  const sums = await pool.run(job, signal)
+  checkNorm(weight, totalOf(sums, sumsOf(job), 0))
+  const errors = candidates.map((_, i) => totalOf(sums, sumsOf(job), 1 + 2 * i))
+  const best = errors.indexOf(Math.min(...errors))
+  return { candidate: candidates[best]!, fits: totalOf(sums, sumsOf(job), 2 + 2 * best) === 0 }
+}
+
+/**
+ * Quantize a tensor. Scales are float16 values; where one of the winner's would be below 2^−14 or above 65504 in
+ * magnitude, all of the tensor's are float32.
+ *
+ * The result depends on the weights and the options only, not on the number of threads.
+ *
+ * @throws NonFiniteWeightError when a weight is NaN, infinite or too large for float32.
+ * @throws QtoolError `interrupted` when the signal aborts.
+ */
+export async function quantizeTensor(
+  pool: Pool,
+  weight: StoredWeight,
+  options: TensorOptions,
+): Promise<QuantizedTensor> {
+  checkStoredWeight(weight)
+  const half = await quantizeWith('float16', pool, weight, options)
+  const result = half ?? (await quantizeWith('float32', pool, weight, options))
+  if (!result) throw new Error('a scale does not fit float32')
+  return result
+}
+
+/** As {@link quantizeTensor} with a given scale type; undefined when it cannot hold a scale. */
+async function quantizeWith(
+  scaleType: ScaleType,
+  pool: Pool,
+  weight: StoredWeight,
+  options: TensorOptions,
+): Promise<QuantizedTensor | undefined> {
+  const { bits, groupSize, signal } = options
+  const { candidate, fits } = await chooseCandidate(pool, weight, options, scaleType)
+  if (!fits) return undefined
+  const rows = rowsOf(weight)
+  const cols = weight.view.reduction
+  const groups = rows * groupsPerRow(cols, groupSize)
+  const job = {
+    kind: 'quantize',
+    weight,
+    groupSize,
+    spec: { ...candidate, bits, scaleType },
+    codes: new Uint8Array(new SharedArrayBuffer(rows * cols)),
+    scales: new Float32Array(new SharedArrayBuffer(groups * 4)),
+    zeroPoints: candidate.scheme === 'asymmetric' ? new Uint8Array(new SharedArrayBuffer(groups)) : undefined,
+  } as const
+  const sums = await pool.run(job, signal)
+  const squaredNorm = totalOf(sums, sumsOf(job), 1)
+  checkNorm(weight, squaredNorm)
+  if (totalOf(sums, sumsOf(job), 2) > 0) return undefined
+  const { codes, scales, zeroPoints } = job
+  return {
+    weight: { rows, cols, bits, groupSize, codes, scales, zeroPoints, scaleType },
+    ...candidate,
+    squaredError: totalOf(sums, sumsOf(job), 0),
+    squaredNorm,
+  }
+}

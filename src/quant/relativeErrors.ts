@@ -1,0 +1,76 @@
+/** @file What round-to-nearest would cost a tensor at several widths, found in one reading of it. */
+import { gridCandidates, sampleStride } from './candidates.ts'
+import type { GridSpec } from './grid.ts'
+import { sumsOf } from './kernel.ts'
+import type { Pool } from './pool.ts'
+import { type Bits, type GridScheme, groupsPerRow } from './quantizedWeight.ts'
+import { checkNorm, totalOf } from './quantizeTensor.ts'
+import { checkStoredWeight, rowsOf, type StoredWeight } from './storedWeight.ts'
+
+export interface WidthErrors {
+  /** In the order asked for: Σ (ŵ − w)² of the best min-max grid, and which that is. Estimates when `sampled`. */
+  readonly widths: readonly { readonly bits: Bits; readonly squaredError: number; readonly scheme: GridScheme }[]
+  /** Σ w². An estimate when `sampled`. */
+  readonly squaredNorm: number
+  /** True when the tensor was so large that only a part of its groups was looked at. */
+  readonly sampled: boolean
+}
+
+/** Up to 2^26 weights every group is looked at; beyond, about 2^24 weights. */
+const LARGEST_FULL = 2 ** 26
+const SAMPLED_WEIGHTS = 2 ** 24
+
+/**
+ * Squared errors of round-to-nearest with the better of symmetric and asymmetric min-max grids, the same figures that
+ * `quantizeTensor` with method 'rtn' would end with.
+ *
+ * @param groupSize input columns that share a scale, ≥ 1.
+ * @throws NonFiniteWeightError when a weight is NaN, infinite or too large for float32 (and not passed over in a sample).
+ * @throws QtoolError `interrupted` when the signal aborts.
+ */
+export async function relativeErrors(
+  pool: Pool,
+  weight: StoredWeight,
+  groupSize: number,
+  bitsList: readonly Bits[],
+  signal?: AbortSignal,
+): Promise<WidthErrors> {
+  checkStoredWeight(weight)
+  const rows = rowsOf(weight)
+  const cols = weight.view.reduction
+  const groups = groupsPerRow(cols, groupSize)
+  const sampled = rows * cols > LARGEST_FULL
+  const stride = sampled ? sampleStride(rows, groups, Math.ceil(SAMPLED_WEIGHTS / Math.min(groupSize, cols))) : 1
+  const candidates = gridCandidates('rtn', 'auto')
+  const specs = bitsList.flatMap((bits) =>
+    candidates.map((candidate): GridSpec => ({ ...candidate, bits, scaleType: 'float16' })),
+  )
+  const job = { kind: 'measure', weight, groupSize, specs, stride } as const
+  const sums = await pool.run(job, signal)
+  const width = sumsOf(job)
+  const squaredNorm = totalOf(sums, width, 0)
+  checkNorm(weight, squaredNorm)
+  const errors = specs.map((_, i) => totalOf(sums, width, 1 + 2 * i))
+
+  // Where float16 cannot hold a scale, the tensor would be written with float32 scales.
+  const misfits = specs.flatMap((_, i) => (totalOf(sums, width, 2 + 2 * i) > 0 ? [i] : []))
+  if (misfits.length) {
+    const again = { ...job, specs: misfits.map((i): GridSpec => ({ ...specs[i]!, scaleType: 'float32' })) }
+    const sumsAgain = await pool.run(again, signal)
+    misfits.forEach((spec, i) => {
+      errors[spec] = totalOf(sumsAgain, sumsOf(again), 1 + 2 * i)
+    })
+  }
+
+  const share = Math.ceil((rows * groups) / stride) / (rows * groups)
+  const winners = bitsList.map((_, i) => {
+    const ofWidth = errors.slice(i * candidates.length, (i + 1) * candidates.length)
+    return i * candidates.length + ofWidth.indexOf(Math.min(...ofWidth))
+  })
+  return {
+    squaredErrors: winners.map((spec) => errors[spec]! / share),
+    symmetricWins: winners.map((spec) => specs[spec]!.scheme !== 'asymmetric'),
+    squaredNorm: squaredNorm / share,
+    sampled,
+  }
+}

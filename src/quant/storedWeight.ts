@@ -1,0 +1,146 @@
+/**
+ * @file A weight tensor as it lies in the model, and how blocks of it become float32 rows. The tensor is seen as
+ * [outer, reduction, inner]: a Conv weight is [Cout, K, 1], a MatMul's [K, N] is [1, K, N], a batched one [B, K, N]. Row
+ * a·inner + c of the quantized weight is (a, ·, c), so K is the last axis after reading, whatever it was before.
+ */
+import { bfloat16ToFloat, halfToFloat } from './float16.ts'
+
+export type FloatType = 'float32' | 'float16' | 'bfloat16' | 'float64'
+
+export interface StoredWeight {
+  /** Little-endian elements and nothing else; shared, so that worker threads read them in place. */
+  readonly bytes: SharedArrayBuffer
+  readonly elementType: FloatType
+  readonly view: { readonly outer: number; readonly reduction: number; readonly inner: number }
+  /** Factor on every weight before quantization (a Gemm's alpha); 1 when absent. */
+  readonly multiplier?: number
+}
+
+const ELEMENT_BYTES: Record<FloatType, number> = { float32: 4, float16: 2, bfloat16: 2, float64: 8 }
+
+/** @throws RangeError when the bytes do not hold the shape. */
+export function checkStoredWeight(weight: StoredWeight): void {
+  const [outer, reduction, inner] = weight.shape
+  const wanted = outer * reduction * inner * ELEMENT_BYTES[weight.elementType]
+  if (!(outer > 0 && reduction > 0 && inner > 0) || weight.bytes.byteLength !== wanted) {
+    throw new RangeError(
+      `weight: want ${wanted} bytes of ${weight.elementType} [${outer}, ${reduction}, ${inner}], got ${weight.bytes.byteLength}`,
+    )
+  }
+}
+
+/** Output rows: outer · inner. */
+export function rowsOf(weight: StoredWeight): number {
+  return weight.view.outer * weight.view.inner
+}
+
+const tables = new Map<FloatType, Float32Array>()
+
+/** The 65536 values of a 16-bit format. */
+function tableOf(elementType: 'float16' | 'bfloat16'): Float32Array {
+  let table = tables.get(elementType)
+  if (!table) {
+    const decode = elementType === 'float16' ? halfToFloat : bfloat16ToFloat
+    table = Float32Array.from({ length: 65536 }, (_, bits) => decode(bits))
+    tables.set(elementType, table)
+  }
+  return table
+}
+
+/**
+ * Read `count` consecutive elements, from element `from`, as float32 times the multiplier into out[at …]. Numbers beyond
+ * float32 become infinite.
+ */
+function readRun(weight: StoredWeight, from: number, count: number, out: Float32Array, at: number): void {
+  const multiplier = weight.multiplier ?? 1
+  if (weight.elementType === 'float32') {
+    out.set(new Float32Array(weight.bytes, from * 4, count), at)
+  } else if (weight.elementType === 'float64') {
+    const source = new Float64Array(weight.bytes, from * 8, count)
+    for (let i = 0; i < count; i++) out[at + i] = source[i]! * multiplier
+    return
+  } else {
+    const table = tableOf(weight.elementType)
+    const source = new Uint16Array(weight.bytes, from * 2, count)
+    for (let i = 0; i < count; i++) out[at + i] = table[source[i]!]!
+  }
+  if (multiplier !== 1) for (let i = at; i < at + count; i++) out[i]! *= multiplier
+}
+
+/** Blocks of 16 × 16 floats: a cache line of each side at a time. */
+const BLOCK = 16
+
+/** to[r, k] (row stride toStride) = from[k, r] ([cols, rows] row-major). */
+function transpose(from: Float32Array, rows: number, cols: number, to: Float32Array, at: number): void {
+  for (let r0 = 0; r0 < rows; r0 += BLOCK) {
+    const r1 = Math.min(r0 + BLOCK, rows)
+    for (let k0 = 0; k0 < cols; k0 += BLOCK) {
+      const k1 = Math.min(k0 + BLOCK, cols)
+      for (let r = r0; r < r1; r++) {
+        let source = k0 * rows + r
+        for (let k = k0; k < k1; k++, source += rows) to[at + r * cols + k] = from[source]!
+      }
+    }
+  }
+}
+
+let scratch = new Float32Array(0)
+
+/**
+ * Read rows [row, row + rows) and columns [col, col + cols) of the quantized weight's matrix into `out`, [rows, cols]
+ * row-major from 0.
+ */
+export function readTile(
+  weight: StoredWeight,
+  row: number,
+  rows: number,
+  col: number,
+  cols: number,
+  out: Float32Array,
+): void {
+  const { reduction, inner } = weight.view
+  if (inner === 1) {
+    if (cols === reduction) readRun(weight, row * reduction, rows * cols, out, 0)
+    else for (let r = 0; r < rows; r++) readRun(weight, (row + r) * reduction + col, cols, out, r * cols)
+    return
+  }
+  if (scratch.length < rows * cols) scratch = new Float32Array(rows * cols)
+  // A tile may end in the middle of one outer index and go on in the next.
+  for (let done = 0; done < rows; ) {
+    const a = Math.floor((row + done) / inner)
+    const c = (row + done) % inner
+    const count = Math.min(rows - done, inner - c)
+    for (let k = 0; k < cols; k++) readRun(weight, (a * reduction + col + k) * inner + c, count, scratch, k * count)
+    transpose(scratch, count, cols, out, done * cols)
+    done += count
+  }
+}
+
+/** A weight that is NaN, infinite, or too large for float32. The caller knows the tensor's name and tells the user. */
+export class NonFiniteWeightError extends Error {
+  /** Flat index in the stored tensor. */
+  readonly index: number
+  /** The weight as float32, after the multiplier. */
+  readonly value: number
+
+  constructor(index: number, value: number) {
+    super(`weight ${index} is ${value}`)
+    this.name = 'NonFiniteWeightError'
+    this.index = index
+    this.value = value
+  }
+}
+
+/** The error for the first weight, in storage order, that is not finite; undefined when all are. */
+export function findNonFinite(weight: StoredWeight): NonFiniteWeightError | undefined {
+  const { outer, reduction, inner } = weight.view
+  const total = outer * reduction * inner
+  const run = new Float32Array(Math.min(total, 65536))
+  for (let from = 0; from < total; from += run.length) {
+    const count = Math.min(run.length, total - from)
+    readRun(weight, from, count, run, 0)
+    const at = run.subarray(0, count).findIndex((value) => !Number.isFinite(value))
+    if (at >= 0) return new NonFiniteWeightError(from + at, run[at]!)
+  }
+  return undefined
+}

@@ -1,0 +1,134 @@
+/** @file The quantize report, from what was planned, chosen, written and verified. */
+import type { QuantizeConfig } from '../config.ts'
+import type { Layers, WeightedLayer } from '../onnx/layers.ts'
+import { layerMacs } from '../onnx/macs.ts'
+import type { OnnxModel } from '../onnx/model.ts'
+import { planOpset } from '../onnx/opset.ts'
+import { elementTypeName, tensorByteLength } from '../onnx/tensorData.ts'
+import type { FileSizes, LayerInfo, LeftAlone, QuantizedLayer, QuantizeReport, VerifiedLayer } from '../report.ts'
+import { SCHEMA_VERSION } from '../report.ts'
+import type { ModelPlan } from './planModel.ts'
+import type { QuantizedLayerData } from './quantizeLayers.ts'
+
+/** What every report says of a layer. */
+export function layerInfo(found: Layers, layer: WeightedLayer): LayerInfo {
+  const { tensor, name } = layer.constant
+  return {
+    name: layer.name,
+    weight: name,
+    operators: [...new Set(layer.uses.map((use) => use.node.opType))],
+    shape: layer.dims,
+    elementType: elementTypeName(tensor.dataType),
+    weights: layer.weights,
+    bytes: tensorByteLength(tensor),
+    macs: layerMacs(found.index, layer),
+  }
+}
+
+/** Every float tensor that stays as it is; vectors (biases, norms) that share a reason and operator in one entry. */
+export function leftAlone(found: Layers, skipped: ModelPlan['skipped']): LeftAlone[] {
+  const own = skipped.map(({ layer, reason }): LeftAlone => {
+    const { name, weight, operators, bytes } = layerInfo(found, layer)
+    return { name, operator: operators.join('+'), weight, bytes, reason }
+  })
+  const grouped = new Map<string, LeftAlone & { count: number }>()
+  for (const { constant, operator, node, reason } of found.unquantizable) {
+    const bytes = tensorByteLength(constant.tensor)
+    const isVector = constant.tensor.dims.filter((d) => d > 1n).length <= 1
+    const key = isVector ? `${operator} ${reason}` : `${constant.name} ${node}`
+    const known = grouped.get(key)
+    const count = (known?.count ?? 0) + 1
+    const total = (known?.bytes ?? 0) + bytes
+    const shown =
+      count === 1 ? { name: node, weight: constant.name } : { name: `${count} nodes`, weight: `${count} tensors` }
+    grouped.set(key, { ...shown, operator, bytes: total, reason, count })
+  }
+  const quantized = found.quantizedNodes.map(({ scope, node }): LeftAlone => {
+    const constants = node.input.flatMap((name) => scope.constants.get(name) ?? [])
+    const bytes = constants.reduce((sum, { tensor }) => sum + tensorByteLength(tensor), 0)
+    const weight = constants[0]?.name ?? '-'
+    return {
+      name: node.name || node.output[0] || '',
+      operator: node.opType,
+      weight,
+      bytes,
+      reason: 'already quantized',
+    }
+  })
+  return [
+    ...own,
+    ...[...grouped.values()].map(({ count: _count, ...entry }) => entry),
+    ...quantized.filter((q) => q.bytes > 0),
+  ]
+}
+
+/** Sizes of a model's own files. */
+export function fileSizes(model: Pick<OnnxModel, 'path' | 'files'>): FileSizes {
+  return {
+    path: model.path,
+    totalBytes: model.files.reduce((sum, file) => sum + file.bytes, 0),
+    files: model.files.map(({ path, bytes }) => ({ path, bytes })),
+  }
+}
+
+export interface QuantizeOutcome {
+  readonly model: OnnxModel
+  readonly found: Layers
+  readonly plan: ModelPlan
+  readonly layers: readonly QuantizedLayerData[]
+  readonly sha256: readonly { readonly path: string; readonly sha256: string }[]
+  readonly output: FileSizes
+  readonly verified: readonly VerifiedLayer[] | undefined
+  readonly seconds: number
+  readonly warnings: readonly string[]
+}
+
+export function quantizeReport(outcome: QuantizeOutcome, config: QuantizeConfig, qtoolVersion: string): QuantizeReport {
+  const { model, found, plan, layers, output } = outcome
+  const source = fileSizes(model)
+  const rows = layers.map((layer) => quantizedLayer(found, layer))
+  const weights = rows.reduce((sum, row) => sum + row.weights, 0)
+  const sum = (value: (layer: QuantizedLayerData) => number) => layers.reduce((total, layer) => total + value(layer), 0)
+  const norm = sum((layer) => layer.squaredNorm)
+  return {
+    schemaVersion: SCHEMA_VERSION,
+    kind: 'quantize',
+    qtoolVersion,
+    dryRun: config.dryRun,
+    source: { ...source, sha256: outcome.sha256 },
+    output,
+    budget: config.budget,
+    format: config.format,
+    opset: { from: planOpset(model.proto, 0).from, to: plan.target.opset },
+    layers: rows,
+    leftAlone: leftAlone(found, plan.skipped),
+    totals: {
+      weights,
+      meanBits: weights === 0 ? 0 : rows.reduce((total, row) => total + row.bits * row.weights, 0) / weights,
+      bitsPerWeight: weights === 0 ? 0 : (8 * rows.reduce((total, row) => total + row.storedBytes, 0)) / weights,
+      relativeError: norm === 0 ? 0 : sum((layer) => layer.squaredError) / norm,
+      ratio: output.totalBytes / source.totalBytes,
+    },
+    verified: outcome.verified,
+    seconds: outcome.seconds,
+    warnings: outcome.warnings,
+  }
+}
+
+function quantizedLayer(found: Layers, layer: QuantizedLayerData): QuantizedLayer {
+  const { plan, choice, tensors, squaredError, squaredNorm } = layer
+  const info = layerInfo(found, plan.layer)
+  const storedBytes = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0)
+  return {
+    ...info,
+    bits: plan.bits,
+    groupSize: plan.groupSize,
+    ...choice,
+    scaleType: layer.scaleType,
+    representations: [...new Set(plan.uses)],
+    storedBytes,
+    bitsPerWeight: (8 * storedBytes) / info.weights,
+    relativeError: squaredNorm === 0 ? 0 : squaredError / squaredNorm,
+    notes: plan.notes,
+  }
+}
