@@ -1,5 +1,4 @@
 /** @file Saves a model in which nothing changed: its files, byte for byte. */
-import fs from 'node:fs'
 import path from 'node:path'
 import type { ModelFile, OnnxModel } from './model.ts'
 import { OutputFile } from './outputFiles.ts'
@@ -19,8 +18,9 @@ type CopyOptions = Pick<SaveOptions, 'force' | 'temporaries' | 'signal' | 'onPro
  */
 export function stageCopy(model: OnnxModel, outPath: string, options: CopyOptions): StagedModel {
   const temporaries = options.temporaries ?? new Temporaries()
+  const dataDirectory = model.dataDirectory ?? path.dirname(model.path)
   const files = model.files.map((file, i): ModelFile => {
-    const name = i === 0 ? path.basename(outPath) : locationOf(model, file)
+    const name = i === 0 ? path.basename(outPath) : path.relative(dataDirectory, file.path)
     return { path: path.join(path.dirname(outPath), name), bytes: file.bytes }
   })
   try {
@@ -52,11 +52,4 @@ export function copyModel(model: OnnxModel, outPath: string, options: CopyOption
   const staged = stageCopy(model, outPath, options)
   staged.commit()
   return staged.files
-}
-
-/** The name by which the .onnx file refers to a data file: relative to its own directory, or to its link's target's. */
-function locationOf(model: OnnxModel, file: ModelFile): string {
-  const beside = path.relative(path.dirname(model.path), file.path)
-  const isBelow = beside.split(path.sep)[0] !== '..' && !path.isAbsolute(beside)
-  return isBelow ? beside : path.relative(path.dirname(fs.realpathSync(model.path)), file.path)
 }

@@ -21,12 +21,22 @@ interface Use {
 
 /** The data files of one model, gathered tensor by tensor. */
 export class ExternalFiles {
-  readonly #modelPath: string
+  /** As the user's path has it, and after links. */
+  readonly #directory: string
+  readonly #realDirectory: string
+  /** Which of the two the locations are relative to; known once a file was found. */
+  #base: string | undefined
   readonly #byLocation = new Map<string, ModelFile>()
   readonly #uses = new Map<string, Use[]>()
 
   constructor(modelPath: string) {
-    this.#modelPath = modelPath
+    this.#directory = path.dirname(modelPath)
+    this.#realDirectory = path.dirname(fs.realpathSync(modelPath))
+  }
+
+  /** The directory of the model's link's target, when the data was found there and not beside the link. */
+  get linkedDirectory(): string | undefined {
+    return this.#base === this.#directory ? undefined : this.#base
   }
 
   /** In order of first reference, without repeats. */
@@ -95,12 +105,10 @@ export class ExternalFiles {
   }
 
   #find(location: string, described: string): ModelFile {
-    const directory = path.dirname(this.#modelPath)
-    const realDirectory = path.dirname(fs.realpathSync(this.#modelPath))
-    const beside = path.join(directory, location)
-    const besideReal = path.join(realDirectory, location)
     // A link to a model brings its data along when the data lies only beside the link's target.
-    const found = !fs.existsSync(beside) && fs.existsSync(besideReal) ? besideReal : beside
+    const isIn = (directory: string): boolean => fs.existsSync(path.join(directory, location))
+    this.#base ??= !isIn(this.#directory) && isIn(this.#realDirectory) ? this.#realDirectory : this.#directory
+    const found = path.join(this.#base, location)
     let bytes: number
     let real: string
     try {
@@ -115,7 +123,7 @@ export class ExternalFiles {
         cause,
       })
     }
-    if (![fs.realpathSync(directory), realDirectory].some((allowed) => contains(allowed, real))) {
+    if (![fs.realpathSync(this.#directory), this.#realDirectory].some((allowed) => contains(allowed, real))) {
       throw new QtoolError(
         'model',
         `${described}: its data file ${found} is a link to ${real}, outside of the model's directory`,

@@ -44,8 +44,16 @@ export function loadModel(path: string, options: { wholeFileLimit?: number } = {
         : { kind: 'file', byteLength: length, path, offset }
     const payloads = takeInlinePayloads(proto, ranges, place)
     const external = takeExternalPayloads(proto, payloads, path)
+    const { linkedDirectory } = external
     validateModel(proto, payloads)
-    return { path, proto, payloads, files: [file, ...external], ...(content ? { content } : {}) }
+    return {
+      path,
+      proto,
+      payloads,
+      files: [file, ...external.files],
+      ...(content ? { content } : {}),
+      ...(linkedDirectory ? { dataDirectory: linkedDirectory } : {}),
+    }
   } catch (error) {
     throw error instanceof QtoolError ? withSubject(path, error) : error
   } finally {
@@ -149,8 +157,8 @@ function takeInlinePayloads(
   return payloads
 }
 
-/** Exchange external-data fields for payloads, in place. @returns the data files. */
-function takeExternalPayloads(proto: ModelProto, payloads: OnnxModel['payloads'], path: string): ModelFile[] {
+/** Exchange external-data fields for payloads, in place. @returns the data files' names and places. */
+function takeExternalPayloads(proto: ModelProto, payloads: OnnxModel['payloads'], path: string): ExternalFiles {
   const external = new ExternalFiles(path)
   forEachTensor(proto, (tensor, place) => {
     if (tensor.dataLocation !== DataLocation.EXTERNAL) return
@@ -161,5 +169,5 @@ function takeExternalPayloads(proto: ModelProto, payloads: OnnxModel['payloads']
     Reflect.deleteProperty(tensor, 'dataLocation')
   })
   external.checkOverlaps()
-  return external.files
+  return external
 }

@@ -36,6 +36,8 @@ export interface OnnxModel {
   readonly files: readonly ModelFile[]
   /** The whole .onnx file in shared memory, where it was read at once; `memory` payloads are views into it. */
   readonly content?: Uint8Array
+  /** What data file names are relative to, where that is not the directory of `path` (which then is a link). */
+  readonly dataDirectory?: string
 }
 
 /** Inline tensors up to this many bytes are kept in the decoded message. */

@@ -2,7 +2,7 @@
 import fs from 'node:fs'
 import { align } from './layout.ts'
 import { INLINE_LIMIT, type Payload } from './model.ts'
-import { OutputFile } from './outputFiles.ts'
+import { OutputFile, outputError } from './outputFiles.ts'
 import type { Temporaries } from './temporaries.ts'
 
 /**
@@ -13,13 +13,16 @@ export class Spool {
   readonly path: string
   readonly #temporaries: Temporaries
   readonly #file: OutputFile
+  /** What it will become, for messages. */
+  readonly #shownAs: string
   #isOpen = true
 
   /** @throws QtoolError `output` when the file cannot be created beside `outPath`. */
   constructor(outPath: string, temporaries: Temporaries) {
     this.#temporaries = temporaries
-    this.path = temporaries.reserve(`${outPath}_data`)
-    this.#file = new OutputFile(this.path, `${outPath}_data`)
+    this.#shownAs = `${outPath}_data`
+    this.path = temporaries.reserve(this.#shownAs)
+    this.#file = new OutputFile(this.path, this.#shownAs)
   }
 
   /** Bytes so far. */
@@ -46,11 +49,18 @@ export class Spool {
     for (const chunk of chunks) this.#file.append(chunk)
   }
 
-  /** Bring it to the disk, close it, and give it another path. */
+  /**
+   * Bring it to the disk, close it, and give it another path.
+   * @throws QtoolError `output`.
+   */
   moveTo(target: string): void {
     this.#isOpen = false
     this.#file.finish()
-    fs.renameSync(this.path, target)
+    try {
+      fs.renameSync(this.path, target)
+    } catch (cause) {
+      throw outputError(this.#shownAs, cause)
+    }
     this.#temporaries.forget(this.path)
   }
 

@@ -14,12 +14,19 @@ function exponentOf(x: number): number {
   return ((words[1]! >>> 20) & 0x7ff) - 1023
 }
 
+/** 2^exponent for −1022 ≤ exponent ≤ 1023; the ** operator takes ten times as long. */
+function powerOfTwo(exponent: number): number {
+  words[0] = 0
+  words[1] = (exponent + 1023) << 20
+  return view[0]!
+}
+
 /** The bits, without the sign, of `magnitude` ≥ 0 in a format with `digits` stored mantissa bits and least exponent `least`. */
 function encodeMagnitude(magnitude: number, digits: number, least: number): number {
   const exponent = Math.max(exponentOf(magnitude), least)
-  const mantissa = magnitude * 2 ** (digits - exponent) + ROUNDER - ROUNDER
+  const mantissa = magnitude * powerOfTwo(digits - exponent) + ROUNDER - ROUNDER
   // A mantissa that rounds up to the next power of two carries into the exponent field, as it should.
-  return (exponent - least) * 2 ** digits + mantissa
+  return ((exponent - least) << digits) + mantissa
 }
 
 function signBit(x: number): number {
@@ -39,7 +46,7 @@ export function halfToFloat(bits: number): number {
   const exponent = (bits >>> 10) & 31
   const mantissa = bits & 0x3ff
   if (exponent === 31) return mantissa ? Number.NaN : sign * Number.POSITIVE_INFINITY
-  return sign * (exponent ? (1024 + mantissa) * 2 ** (exponent - 25) : mantissa * 2 ** -24)
+  return sign * (exponent ? (1024 + mantissa) * powerOfTwo(exponent - 25) : mantissa * 2 ** -24)
 }
 
 /**

@@ -46,7 +46,7 @@ const TILE_SIDE = 256
 
 /** Rows (or, in a sample, groups) per unit, and how many there are. */
 function partition(job: KernelJob): { size: number; total: number } {
-  const { reduction, inner } = job.weight.view
+  const [, reduction, inner] = job.weight.shape
   const rows = rowsOf(job.weight)
   const wanted = UNIT_WEIGHTS[job.kind]
   if (job.kind === 'measure' && job.stride > 1) {
@@ -82,7 +82,7 @@ function forEachGroup(
   to: number,
   visit: (start: number, end: number, row: number, col: number) => void,
 ): void {
-  const { reduction, inner } = weight.view
+  const [, reduction, inner] = weight.shape
   const width = Math.min(reduction, Math.max(1, Math.floor(TILE_SIDE / groupSize)) * groupSize)
   const least = inner > 1 && width <= TILE_WEIGHTS ? LINE : 1
   const height = Math.max(least, Math.floor(TILE_WEIGHTS / width))
@@ -124,7 +124,7 @@ export function runUnit(job: KernelJob, unit: number, results: Float64Array): vo
 
 function quantizeRows(job: QuantizeJob, from: number, to: number, sums: Float64Array): void {
   const { weight, groupSize, spec, codes, scales, zeroPoints } = job
-  const { reduction } = weight.view
+  const reduction = weight.shape[1]
   const groups = groupsPerRow(reduction, groupSize)
   let squaredError = 0
   let squaredNorm = 0
@@ -150,7 +150,7 @@ function measureRows(job: MeasureJob, from: number, to: number, sums: Float64Arr
 
 function measureSample(job: MeasureJob, from: number, to: number, sums: Float64Array): void {
   const { weight, groupSize, specs, stride } = job
-  const { reduction } = weight.view
+  const reduction = weight.shape[1]
   const groups = groupsPerRow(reduction, groupSize)
   reserveTile(Math.min(groupSize, reduction))
   for (let sample = from; sample < to; sample++) {

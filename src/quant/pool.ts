@@ -2,15 +2,13 @@
  * @file Worker threads for the quantization kernel. They start with the first job that has work for two, and live until the
  * pool is closed. One thread, or one unit, runs on the caller's thread.
  */
-import { createRequire } from 'node:module'
 import { setImmediate } from 'node:timers/promises'
-import { pathToFileURL } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { checkAborted } from '../progress.ts'
 import { type KernelJob, sumsOf, unitsOf } from './kernel.ts'
 import { newControl, requestStop, takeUnit } from './units.ts'
 
-export interface Pool {
+export interface KernelPool {
   readonly threads: number
   /**
    * Do all units of a job. Jobs may overlap.
@@ -48,7 +46,7 @@ interface Crew {
  */
 function startWorker(): Worker {
   if (!import.meta.url.endsWith('.ts')) return new Worker(new URL('./kernelWorker.js', import.meta.url))
-  const loader = pathToFileURL(createRequire(import.meta.url).resolve('tsx/esm/api')).href
+  const loader = import.meta.resolve('tsx/esm/api')
   const entry = new URL('./kernelWorker.ts', import.meta.url).href
   const source = `import { register } from '${loader}'; register(); await import('${entry}')`
   return new Worker(new URL(`data:text/javascript,${encodeURIComponent(source)}`))
@@ -87,7 +85,7 @@ function assign(crew: Crew, task: KernelTask): Promise<void> {
  * Make a pool.
  * @param threads at least 1; 1 works on the caller's thread and starts none.
  */
-export function createPool(threads: number): Pool {
+export function createPool(threads: number): KernelPool {
   if (!Number.isInteger(threads) || threads < 1) throw new RangeError(`threads: want an integer ≥ 1, got ${threads}`)
   const crews: Crew[] = []
   let lastId = 0

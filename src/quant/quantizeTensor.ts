@@ -2,25 +2,20 @@
  * @file A stored weight tensor to a QuantizedWeight: candidates are compared on a sample of the groups, the winner does
  * the whole tensor.
  */
-import { type GridCandidate, gridCandidates, sampleStride } from './candidates.ts'
+import { type GridCandidate, sampleStride } from './candidates.ts'
 import type { GridMethod } from './grid.ts'
 import { sumsOf } from './kernel.ts'
-import type { Pool } from './pool.ts'
+import type { KernelPool } from './pool.ts'
 import type { Bits, GridScheme, QuantizedWeight, ScaleType } from './quantizedWeight.ts'
 import { groupsPerRow } from './quantizedWeight.ts'
 import { checkStoredWeight, findNonFinite, rowsOf, type StoredWeight } from './storedWeight.ts'
-
-export type { FloatType } from './storedWeight.ts'
 
 export interface TensorOptions {
   readonly bits: Bits
   /** Input columns that share a scale, ≥ 1; the reduction axis for one scale per row. */
   readonly groupSize: number
-  /** 'rtn': min-max grids only. 'auto': clip and zero-point refinement as well. */
-  readonly method: 'auto' | 'rtn'
-  /** 'yes': no zero points. 'no': asymmetric grids only. 'auto': both. */
-  readonly symmetric: 'auto' | 'yes' | 'no'
-  readonly signal?: AbortSignal
+  /** From `gridCandidates`. */
+  readonly candidates: readonly [GridCandidate, ...GridCandidate[]]
 }
 
 export interface QuantizedTensor {
@@ -53,14 +48,14 @@ export function checkNorm(weight: StoredWeight, squaredNorm: number): void {
 
 /** The candidate of least squared error on the sample, and whether float16 can hold all of its scales there. */
 async function chooseCandidate(
-  pool: Pool,
   weight: StoredWeight,
-  { bits, groupSize, method, symmetric, signal }: TensorOptions,
+  { bits, groupSize, candidates }: TensorOptions,
   scaleType: ScaleType,
+  pool: KernelPool,
+  signal: AbortSignal | undefined,
 ): Promise<{ candidate: GridCandidate; fits: boolean }> {
-  const candidates = gridCandidates(method, symmetric)
   if (candidates.length === 1) return { candidate: candidates[0], fits: true }
-  const { reduction } = weight.view
+  const reduction = weight.shape[1]
   const wanted = Math.max(SAMPLED_GROUPS, Math.ceil(SAMPLED_WEIGHTS / Math.min(groupSize, reduction)))
   const stride = sampleStride(rowsOf(weight), groupsPerRow(reduction, groupSize), wanted)
   const specs = candidates.map((candidate) => ({ ...candidate, bits, scaleType }))
@@ -82,13 +77,14 @@ async function chooseCandidate(
  * @throws QtoolError `interrupted` when the signal aborts.
  */
 export async function quantizeTensor(
-  pool: Pool,
   weight: StoredWeight,
   options: TensorOptions,
+  pool: KernelPool,
+  signal?: AbortSignal,
 ): Promise<QuantizedTensor> {
   checkStoredWeight(weight)
-  const half = await quantizeWith('float16', pool, weight, options)
-  const result = half ?? (await quantizeWith('float32', pool, weight, options))
+  const half = await quantizeWith('float16', weight, options, pool, signal)
+  const result = half ?? (await quantizeWith('float32', weight, options, pool, signal))
   if (!result) throw new Error('a scale does not fit float32')
   return result
 }
@@ -96,15 +92,16 @@ export async function quantizeTensor(
 /** As {@link quantizeTensor} with a given scale type; undefined when it cannot hold a scale. */
 async function quantizeWith(
   scaleType: ScaleType,
-  pool: Pool,
   weight: StoredWeight,
   options: TensorOptions,
+  pool: KernelPool,
+  signal: AbortSignal | undefined,
 ): Promise<QuantizedTensor | undefined> {
-  const { bits, groupSize, signal } = options
-  const { candidate, fits } = await chooseCandidate(pool, weight, options, scaleType)
+  const { bits, groupSize } = options
+  const { candidate, fits } = await chooseCandidate(weight, options, scaleType, pool, signal)
   if (!fits) return undefined
   const rows = rowsOf(weight)
-  const cols = weight.view.reduction
+  const cols = weight.shape[1]
   const groups = rows * groupsPerRow(cols, groupSize)
   const job = {
     kind: 'quantize',

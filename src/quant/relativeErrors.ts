@@ -2,7 +2,7 @@
 import { gridCandidates, sampleStride } from './candidates.ts'
 import type { GridSpec } from './grid.ts'
 import { sumsOf } from './kernel.ts'
-import type { Pool } from './pool.ts'
+import type { KernelPool } from './pool.ts'
 import { type Bits, type GridScheme, groupsPerRow } from './quantizedWeight.ts'
 import { checkNorm, totalOf } from './quantizeTensor.ts'
 import { checkStoredWeight, rowsOf, type StoredWeight } from './storedWeight.ts'
@@ -29,15 +29,15 @@ const SAMPLED_WEIGHTS = 2 ** 24
  * @throws QtoolError `interrupted` when the signal aborts.
  */
 export async function relativeErrors(
-  pool: Pool,
   weight: StoredWeight,
   groupSize: number,
   bitsList: readonly Bits[],
+  pool: KernelPool,
   signal?: AbortSignal,
 ): Promise<WidthErrors> {
   checkStoredWeight(weight)
   const rows = rowsOf(weight)
-  const cols = weight.view.reduction
+  const cols = weight.shape[1]
   const groups = groupsPerRow(cols, groupSize)
   const sampled = rows * cols > LARGEST_FULL
   const stride = sampled ? sampleStride(rows, groups, Math.ceil(SAMPLED_WEIGHTS / Math.min(groupSize, cols))) : 1
@@ -63,14 +63,10 @@ export async function relativeErrors(
   }
 
   const share = Math.ceil((rows * groups) / stride) / (rows * groups)
-  const winners = bitsList.map((_, i) => {
+  const widths = bitsList.map((bits, i) => {
     const ofWidth = errors.slice(i * candidates.length, (i + 1) * candidates.length)
-    return i * candidates.length + ofWidth.indexOf(Math.min(...ofWidth))
+    const least = Math.min(...ofWidth)
+    return { bits, squaredError: least / share, scheme: candidates[ofWidth.indexOf(least)]!.scheme }
   })
-  return {
-    squaredErrors: winners.map((spec) => errors[spec]! / share),
-    symmetricWins: winners.map((spec) => specs[spec]!.scheme !== 'asymmetric'),
-    squaredNorm: squaredNorm / share,
-    sampled,
-  }
+  return { widths, squaredNorm: squaredNorm / share, sampled }
 }

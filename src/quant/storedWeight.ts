@@ -5,18 +5,19 @@
  */
 import { bfloat16ToFloat, halfToFloat } from './float16.ts'
 
-export type FloatType = 'float32' | 'float16' | 'bfloat16' | 'float64'
+export type StoredElement = 'float32' | 'float16' | 'bfloat16' | 'float64'
 
 export interface StoredWeight {
   /** Little-endian elements and nothing else; shared, so that worker threads read them in place. */
   readonly bytes: SharedArrayBuffer
-  readonly elementType: FloatType
-  readonly view: { readonly outer: number; readonly reduction: number; readonly inner: number }
+  readonly elementType: StoredElement
+  /** [outer, reduction, inner]. */
+  readonly shape: readonly [outer: number, reduction: number, inner: number]
   /** Factor on every weight before quantization (a Gemm's alpha); 1 when absent. */
   readonly multiplier?: number
 }
 
-const ELEMENT_BYTES: Record<FloatType, number> = { float32: 4, float16: 2, bfloat16: 2, float64: 8 }
+const ELEMENT_BYTES: Record<StoredElement, number> = { float32: 4, float16: 2, bfloat16: 2, float64: 8 }
 
 /** @throws RangeError when the bytes do not hold the shape. */
 export function checkStoredWeight(weight: StoredWeight): void {
@@ -31,10 +32,10 @@ export function checkStoredWeight(weight: StoredWeight): void {
 
 /** Output rows: outer · inner. */
 export function rowsOf(weight: StoredWeight): number {
-  return weight.view.outer * weight.view.inner
+  return weight.shape[0] * weight.shape[2]
 }
 
-const tables = new Map<FloatType, Float32Array>()
+const tables = new Map<StoredElement, Float32Array>()
 
 /** The 65536 values of a 16-bit format. */
 function tableOf(elementType: 'float16' | 'bfloat16'): Float32Array {
@@ -98,7 +99,7 @@ export function readTile(
   cols: number,
   out: Float32Array,
 ): void {
-  const { reduction, inner } = weight.view
+  const [, reduction, inner] = weight.shape
   if (inner === 1) {
     if (cols === reduction) readRun(weight, row * reduction, rows * cols, out, 0)
     else for (let r = 0; r < rows; r++) readRun(weight, (row + r) * reduction + col, cols, out, r * cols)
@@ -133,7 +134,7 @@ export class NonFiniteWeightError extends Error {
 
 /** The error for the first weight, in storage order, that is not finite; undefined when all are. */
 export function findNonFinite(weight: StoredWeight): NonFiniteWeightError | undefined {
-  const { outer, reduction, inner } = weight.view
+  const [outer, reduction, inner] = weight.shape
   const total = outer * reduction * inner
   const run = new Float32Array(Math.min(total, 65536))
   for (let from = 0; from < total; from += run.length) {

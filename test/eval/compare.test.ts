@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from 'vitest'
-import { compareModels } from '../../src/eval/compare.ts'
 import { QtoolError } from '../../src/errors.ts'
+import { compareModels } from '../../src/eval/compare.ts'
 import { encodeModel, type ModelProto } from '../../src/onnx/proto.ts'
 import type { ProgressEvent } from '../../src/progress.ts'
 import { openSession, type Session } from '../../src/runtime/session.ts'
@@ -63,7 +63,10 @@ function languageModel(seed: number, causal: boolean): ModelProto {
     ? [makeNode('CumSum', ['e', 'axis'], ['s'])]
     : [makeNode('ReduceSum', ['e', 'axes'], ['t'], { attributes: { keepdims: 1 } }), makeNode('Add', ['e', 't'], ['s'])]
   return buildModel({
-    inputs: [valueInfo('input_ids', ['n', 's'], DataType.INT64), valueInfo('attention_mask', ['n', 's'], DataType.INT64)],
+    inputs: [
+      valueInfo('input_ids', ['n', 's'], DataType.INT64),
+      valueInfo('attention_mask', ['n', 's'], DataType.INT64),
+    ],
     outputs: [valueInfo('logits', ['n', 's', VOCABULARY])],
     initializers: [floatWeight('E', [VOCABULARY, 6], seed), floatWeight('w', [6, VOCABULARY], seed + 1), last, axes],
     nodes: [
@@ -75,8 +78,16 @@ function languageModel(seed: number, causal: boolean): ModelProto {
   })
 }
 
-const ids = tensor('int64', [6, 5], BigInt64Array.from({ length: 30 }, (_, i) => BigInt((i * 5 + (i >> 2)) % VOCABULARY)))
-const mask = tensor('int64', [6, 5], BigInt64Array.from({ length: 30 }, (_, i) => (i % 5 < 2 + (i % 4) ? 1n : 0n)))
+const ids = tensor(
+  'int64',
+  [6, 5],
+  BigInt64Array.from({ length: 30 }, (_, i) => BigInt((i * 5 + (i >> 2)) % VOCABULARY)),
+)
+const mask = tensor(
+  'int64',
+  [6, 5],
+  BigInt64Array.from({ length: 30 }, (_, i) => (i % 5 < 2 + (i % 4) ? 1n : 0n)),
+)
 const tokens = datasetOf({ input_ids: ids, attention_mask: mask })
 
 describe('compareModels', () => {
@@ -113,7 +124,14 @@ describe('compareModels', () => {
   it('finds perplexity where the model predicts next tokens', async () => {
     const [reference, candidate] = [await open(languageModel(1, true)), await open(languageModel(3, true))]
     const result = await compareModels(reference, candidate, tokens, options)
-    const logits = (await reference.run(new Map([['input_ids', ids], ['attention_mask', mask]]))).get('logits')!
+    const logits = (
+      await reference.run(
+        new Map([
+          ['input_ids', ids],
+          ['attention_mask', mask],
+        ]),
+      )
+    ).get('logits')!
     const terms: number[] = []
     for (let s = 0; s < 6; s++) {
       for (let t = 5 * s; t < 5 * s + 4; t++) {

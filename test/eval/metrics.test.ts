@@ -89,9 +89,9 @@ const perturbed = tensor(
   Float32Array.from(logits.data as Float32Array, (x, i) => x + 0.3 * Number(noise.data[i])),
 )
 const rowsOf = (t: FeedTensor, keep?: Uint8Array) =>
-  Array.from({ length: t.data.length / 11 }, (_, row) => [...(t.data as Float32Array)].slice(row * 11, row * 11 + 11)).filter(
-    (_, row) => !keep || keep[row],
-  )
+  Array.from({ length: t.data.length / 11 }, (_, row) =>
+    [...(t.data as Float32Array)].slice(row * 11, row * 11 + 11),
+  ).filter((_, row) => !keep || keep[row])
 
 describe('OutputAccumulator', () => {
   it('gives the figures of the definitions for logits', () => {
@@ -140,7 +140,11 @@ describe('OutputAccumulator', () => {
   it('leaves padding out of every figure, NaN in padding included', () => {
     const keep = Uint8Array.from({ length: 35 }, (_, i) => (i % 5 < 1 + (i % 3) ? 1 : 0))
     const spoiled = (t: FeedTensor) =>
-      tensor('float', t.dims, Float32Array.from(t.data as Float32Array, (x, i) => (keep[Math.floor(i / 11)] ? x : NaN)))
+      tensor(
+        'float',
+        t.dims,
+        Float32Array.from(t.data as Float32Array, (x, i) => (keep[Math.floor(i / 11)] ? x : NaN)),
+      )
     const masked = accumulate('logits', { reference: spoiled(logits), candidate: spoiled(perturbed), keep }, 2)
     const { kl, sqnr, values } = masked.result()
     const kls = rowsOf(logits, keep).map((row, i) =>
@@ -168,9 +172,9 @@ describe('OutputAccumulator', () => {
     data[5 * 55] = Number.NaN
     const spoiled = accumulate('logits', { reference: logits, candidate: tensor('float', logits.dims, data) }, 2)
     const { kl, top1Agreement, sqnr, cosine, maxAbsoluteDifference } = spoiled.result()
-    expect([kl!.mean, kl!.median, kl!.max, top1Agreement, sqnr, cosine, maxAbsoluteDifference].every(Number.isNaN)).toBe(
-      true,
-    )
+    expect(
+      [kl!.mean, kl!.median, kl!.max, top1Agreement, sqnr, cosine, maxAbsoluteDifference].every(Number.isNaN),
+    ).toBe(true)
     expect(spoiled.warnings().join()).toMatch(/out: .*NaN in 2 of 385 values, first in sample 3/)
   })
 

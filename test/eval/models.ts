@@ -23,14 +23,12 @@ type Dims = readonly (number | string)[]
 export function valueInfo(name: string, dims: Dims, elemType = DataType.FLOAT) {
   const dim = dims.map((d) => ({
     value:
-      typeof d === 'number'
-        ? { case: 'dimValue' as const, value: BigInt(d) }
-        : { case: 'dimParam' as const, value: d },
+      typeof d === 'number' ? { case: 'dimValue' as const, value: BigInt(d) } : { case: 'dimParam' as const, value: d },
   }))
   return { name, type: { value: { case: 'tensorType' as const, value: { elemType, shape: { dim } } } } }
 }
 
-const bytesOf = (data: ArrayBufferView) => new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+const bytesOf = (data: ArrayBufferView) => new Uint8Array(data.buffer as ArrayBuffer, data.byteOffset, data.byteLength)
 
 export function constant(name: string, dims: readonly number[], data: ArrayBufferView, dataType: number): TensorProto {
   return makeTensor({ name, dims: dims.map(BigInt), dataType, rawData: bytesOf(data) })
@@ -62,8 +60,15 @@ export function codes(name: string, dims: readonly number[], dataType: number, s
   )
 }
 
-export const scale = (name: string, dims: readonly number[] = [], value = 1 / 64) =>
-  constant(name, dims, new Float32Array(count(dims)).fill(value), DataType.FLOAT)
+let scales = 0
+
+/**
+ * A scale of its own: onnxruntime makes one constant of equal scalars, and a DequantizeLinear whose scale has another
+ * reader is not fused.
+ */
+export function scale(name: string, dims: readonly number[] = [], value = 1 / (64 + scales++)): TensorProto {
+  return constant(name, dims, new Float32Array(count(dims)).fill(value), DataType.FLOAT)
+}
 
 export interface GraphParts {
   readonly inputs: readonly ReturnType<typeof valueInfo>[]
@@ -108,6 +113,15 @@ export function matMulNBits(
       scale(`${name}.S`, [N, blocks], 2 ** -bits),
     ],
   }
+}
+
+/** Node `If` on `condition` with two graphs as branches. */
+export function branching(condition: string, output: string, thenGraph: ModelProto, elseGraph: ModelProto): NodeProto {
+  const attribute = (name: string, { graph }: ModelProto) => ({ name, type: 5, g: { ...graph!, name } })
+  const attributes = [attribute('then_branch', thenGraph), attribute('else_branch', elseGraph)]
+  const node = makeNode('If', [condition], [output], { name: 'if' })
+  node.attribute = makeModel({ graph: { node: [{ attribute: attributes }] } }).graph!.node[0]!.attribute
+  return node
 }
 
 export function writeModel(directory: string, name: string, model: ModelProto): string {

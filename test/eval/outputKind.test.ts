@@ -20,7 +20,11 @@ describe('outputKind', () => {
     ['integers', { elementType: 'int64', name: 'logits' }, 'integers'],
     ['truth values', { elementType: 'bool' }, 'integers'],
     ['rows that are distributions', { values: probabilities }, 'probabilities'],
-    ['rows that are log-probabilities', { values: Float32Array.from(probabilities.subarray(0, 2), Math.log), dims: [1, 2] }, 'logits'],
+    [
+      'rows that are log-probabilities',
+      { values: Float32Array.from(probabilities.subarray(0, 2), Math.log), dims: [1, 2] },
+      'logits',
+    ],
     ['only one row a distribution', { values: Float32Array.of(0.25, 0.75, 3, 4) }, 'numbers'],
     ['the other row being padding', { values: Float32Array.of(0.25, 0.75, 3, 4), rows: [0] }, 'probabilities'],
     ['nothing but padding', { values: probabilities, rows: [] }, 'numbers'],

@@ -15,8 +15,7 @@ const candidate = normalTensor([SAMPLES, POSITIONS, VOCABULARY], 2)
 const random = makeRandom(5)
 const ids = Int32Array.from({ length: SAMPLES * POSITIONS }, () => random.below(VOCABULARY))
 
-const row = (t: FeedTensor, at: number) =>
-  [...(t.data as Float32Array)].slice(at * VOCABULARY, (at + 1) * VOCABULARY)
+const row = (t: FeedTensor, at: number) => [...(t.data as Float32Array)].slice(at * VOCABULARY, (at + 1) * VOCABULARY)
 
 function slice(t: FeedTensor, start: number, count: number): FeedTensor {
   const per = t.data.length / t.dims[0]!
@@ -46,7 +45,10 @@ function surprises(t: FeedTensor, keep?: Uint8Array) {
 describe('PerplexityAccumulator', () => {
   it.each([1, 2, 6])('is exp of the mean surprise, in batches of %i', (size) => {
     const result = perplexity('logits', reference, candidate, size)!
-    const mean = (t: FeedTensor) => surprises(t).flat().reduce((a, b) => a + b, 0) / 24
+    const mean = (t: FeedTensor) =>
+      surprises(t)
+        .flat()
+        .reduce((a, b) => a + b, 0) / 24
     expect(result).toMatchObject({ name: 'perplexity', output: 'out', count: 24 })
     expect(result.reference).toBeCloseTo(Math.exp(mean(reference)), 9)
     expect(result.candidate).toBeCloseTo(Math.exp(mean(candidate)), 9)
@@ -59,7 +61,9 @@ describe('PerplexityAccumulator', () => {
 
   it('predicts only from tokens to tokens, never from or to padding', () => {
     // Left padding, right padding, a hole, nothing but padding, one token, all.
-    const keep = Uint8Array.from([0, 0, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 1, 1, 1])
+    const keep = Uint8Array.from([
+      0, 0, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1, 1, 1, 1,
+    ])
     const result = perplexity('logits', reference, candidate, 3, keep)!
     const terms = surprises(reference, keep).flat()
     expect(terms.length).toBe(2 + 2 + 2 + 0 + 0 + 4)

@@ -89,7 +89,8 @@ test('3,000 damaged models load or are refused, nothing else', () => {
   let slowest = 0
   for (let i = 0; i < 3000; i++) {
     const [kind, damage] = kinds[i % kinds.length]!
-    const model = models[random.below(models.length)]!
+    // The last one has most nodes and takes longest.
+    const model = models[random.below(10) === 0 ? models.length - 1 : random.below(models.length - 1)]!
     const mutant = damage(Buffer.from(model.bytes), positionsIn(model, random), random)
     fs.writeFileSync(file, mutant)
     const start = performance.now()
@@ -99,7 +100,7 @@ test('3,000 damaged models load or are refused, nothing else', () => {
       // What loads is consistent: all bytes can be read and are as many as the dimensions say.
       forEachTensor(loaded.proto, (tensor) => {
         if (tensor.stringData.length > 0) return
-        expect(tensorBytes(loaded, tensor).length).toBe(tensorByteLength(tensor))
+        if (tensorBytes(loaded, tensor).length !== tensorByteLength(tensor)) throw new Error(tensor.name)
       })
       loads[kind] = (loads[kind] ?? 0) + 1
     } catch (error) {
@@ -110,6 +111,8 @@ test('3,000 damaged models load or are refused, nothing else', () => {
     }
     slowest = Math.max(slowest, performance.now() - start)
   }
-  console.log(loads, slowest, (process.memoryUsage().rss - before) / 2 ** 20)
+  const grown = (process.memoryUsage().rss - before) / 2 ** 20
+  console.log(loads, slowest, grown)
+  expect(grown).toBeLessThan(500)
   expect(slowest).toBeLessThan(1000)
 })

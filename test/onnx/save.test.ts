@@ -47,6 +47,14 @@ function contents(loaded: OnnxModel): [string, Buffer][] {
   return all
 }
 
+function expectSameContents(file: string, loaded: OnnxModel): void {
+  const found = contents(loadModel(file))
+  const wanted = contents(loaded)
+  expect(found.map(([name]) => name)).toEqual(wanted.map(([name]) => name))
+  // Comparing buffers element by element takes minutes.
+  for (const [i, [name, bytes]] of found.entries()) expect(bytes.equals(wanted[i]![1]), name).toBe(true)
+}
+
 async function outputs(file: string, feeds: Record<string, ort.Tensor>): Promise<Record<string, unknown>> {
   const session = await ort.InferenceSession.create(file, { graphOptimizationLevel: 'disabled', logSeverityLevel: 4 })
   const results = await session.run(feeds)
@@ -56,7 +64,7 @@ async function outputs(file: string, feeds: Record<string, ort.Tensor>): Promise
 
 const ones = (dims: number[]) =>
   new ort.Tensor('float32', new Float32Array(dims.reduce((a, b) => a * b, 1)).fill(0.5), dims)
-const wakeWordFeeds = { input: ones([1, 16, 96]) }
+const wakeWordFeeds = { 'onnx::Flatten_0': ones([1, 25, 96]) }
 
 describe('a loaded model, saved again', () => {
   test.each(Object.entries(npmModels))('%s inline: the same bytes; both ways of loading', (_, file) => {
@@ -87,7 +95,7 @@ describe('a loaded model, saved again', () => {
     expect(namesIn(directory)).toEqual(['model.onnx', 'model.onnx_data'])
     expect(files).toEqual(plan.files)
     for (const { path: written, bytes } of files) expect(fs.statSync(written).size).toBe(bytes)
-    expect(contents(loadModel(outPath))).toEqual(contents(loaded))
+    expectSameContents(outPath, loaded)
     // The second reader finds the bytes where the entries say, and none of them inline.
     const data = fs.readFileSync(`${outPath}_data`)
     const originals = tensorsIndependently(fs.readFileSync(file))
@@ -176,6 +184,8 @@ describe('layout', () => {
   const withTensors = (tensors: TensorProto[]): ModelProto => model({ initializer: tensors })
 
   test('planned sizes are the sizes of what is saved', () => {
+    // Hundreds of files: waiting for the disk would take most of the time and prove nothing here.
+    vi.spyOn(fs, 'fsyncSync').mockImplementation(() => {})
     const sizes = fc.array(
       fc.oneof(fc.integer({ min: 0, max: 3000 }), fc.constantFrom(1024, 1025, 4096, 4097, 20_000)),
       {
@@ -240,7 +250,7 @@ describe('layout', () => {
     const outPath = path.join(directory, 'o.onnx')
     const files = saveModel(loaded.proto, loaded.payloads, outPath, save({ externalData: 'always' }))
     expect(files[1]!.bytes).toBe(4096)
-    expect(contents(loadModel(outPath))).toEqual(contents(loaded))
+    expectSameContents(outPath, loaded)
   })
 
   test('auto goes external above 256 MiB, and only then; never has a limit of 2 GiB', () => {
@@ -253,13 +263,14 @@ describe('layout', () => {
       ])
       return planOutput(proto, payloads, 'dir/m.onnx', mode)
     }
-    const rest = plan(INLINE_MODEL_LIMIT, 'never').onnxBytes - INLINE_MODEL_LIMIT
-    expect(plan(INLINE_MODEL_LIMIT - rest, 'auto')).toMatchObject({
+    let largest = INLINE_MODEL_LIMIT - 4096
+    largest += INLINE_MODEL_LIMIT - plan(largest, 'never').onnxBytes
+    expect(plan(largest, 'auto')).toMatchObject({
       external: false,
       onnxBytes: INLINE_MODEL_LIMIT,
       dataBytes: 0,
     })
-    const above = plan(INLINE_MODEL_LIMIT - rest + 1, 'auto')
+    const above = plan(largest + 1, 'auto')
     expect(above.external).toBe(true)
     expect(above.dataBytes).toBe(INLINE_MODEL_LIMIT + 2000)
     expect(above.files.map((file) => file.path)).toEqual(['dir/m.onnx', 'dir/m.onnx_data'])
@@ -329,7 +340,7 @@ describe('layout', () => {
     const outPath = path.join(directory, `${'ü '.repeat(40)}'"%.onnx`)
     const loaded = loadModel(npmModels.wakeWord)
     saveModel(loaded.proto, loaded.payloads, outPath, save({ externalData: 'always' }))
-    expect(contents(loadModel(outPath))).toEqual(contents(loaded))
+    expectSameContents(outPath, loaded)
   })
 })
 
@@ -349,7 +360,7 @@ describe('output that may not be written', () => {
     write(outPath, { force: true })
     expectQtoolError('output', () => write(outPath), `${outPath} exists`)
     write(outPath, { force: true, externalData: 'never' })
-    expect(contents(loadModel(outPath))).toEqual(contents(loaded))
+    expectSameContents(outPath, loaded)
   })
 
   test('a source: also by links, also the data file, also with force', () => {
@@ -404,7 +415,7 @@ describe('output that may not be written', () => {
   test.each([
     ['writeSync', 'ENOSPC', 0, 'the disk is full'],
     ['writeSync', 'ENOSPC', 2, 'the disk is full'],
-    ['writeSync', 'EIO', 3, 'input/output error'],
+    ['writeSync', 'EIO', 1, 'input/output error'],
     ['fsyncSync', 'ENOSPC', 0, 'the disk is full'],
     ['fsyncSync', 'EIO', 1, 'input/output error'],
     ['renameSync', 'EPERM', 0, 'does not permit'],
@@ -552,7 +563,7 @@ describe('copies', () => {
     files.forEach((file, i) => {
       expect(Buffer.compare(fs.readFileSync(file.path), fs.readFileSync(source.files[i]!.path))).toBe(0)
     })
-    expect(contents(loadModel(files[0]!.path))).toEqual(contents(source))
+    expectSameContents(files[0]!.path, source)
     expectQtoolError(
       'output',
       () => copyModel(source, path.join(directory, 'p.onnx'), { force: false }),

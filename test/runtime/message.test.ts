@@ -5,8 +5,16 @@ const SOURCE = '/onnxruntime_src/onnxruntime/core'
 
 describe('condenseRuntimeMessage', () => {
   it.each([
-    ['a path that is said anyway', 'Load model from /a/b c.onnx failed:Protobuf parsing failed.', 'Protobuf parsing failed'],
-    ['a doubled prefix', "Load model from /a/m.onnx failed:Load model /a/m.onnx failed. File doesn't exist", "File doesn't exist"],
+    [
+      'a path that is said anyway',
+      'Load model from /a/b c.onnx failed:Protobuf parsing failed.',
+      'Protobuf parsing failed',
+    ],
+    [
+      'a doubled prefix',
+      "Load model from /a/m.onnx failed:Load model /a/m.onnx failed. File doesn't exist",
+      "File doesn't exist",
+    ],
     [
       'a constructor with nested parameters',
       `Load model from m.onnx failed:${SOURCE}/graph/model.cc:187 onnxruntime::Model::Model(onnx::ModelProto&&, const std::function<void(int)>&, const onnxruntime::ModelOptions&) ModelProto does not have a graph.\n`,
@@ -22,9 +30,17 @@ describe('condenseRuntimeMessage', () => {
       `${SOURCE}/graph/model_load_utils.h:46 void onnxruntime::model_load_utils::Validate(const std::string&, int) ONNX Runtime only *guarantees* support.`,
       'ONNX Runtime only *guarantees* support',
     ],
-    ['a bare function name', 'matmul_nbits.cc:326 PrePack MatMulNBits PrePack: B has shape {1}', 'MatMulNBits PrePack: B has shape {1}'],
+    [
+      'a bare function name',
+      'matmul_nbits.cc:326 PrePack MatMulNBits PrePack: B has shape {1}',
+      'MatMulNBits PrePack: B has shape {1}',
+    ],
     ['a stack trace', 'it failed\nStacktrace:\n/lib/x.so(+0x1)\n', 'it failed'],
-    ['nothing where there is nothing', 'Invalid rank for input: x Got: 1 Expected: 2', 'Invalid rank for input: x Got: 1 Expected: 2'],
+    [
+      'nothing where there is nothing',
+      'Invalid rank for input: x Got: 1 Expected: 2',
+      'Invalid rank for input: x Got: 1 Expected: 2',
+    ],
     ['everything, but says so', '', 'no reason given'],
   ])('removes %s', (_, message, expected) => {
     expect(condenseRuntimeMessage(message)).toBe(expected)

@@ -161,7 +161,11 @@ describe('run', () => {
     ['a wrong element type', x([2, 4], 'double'), /input x wants float, got double/],
     ['a wrong dimension', x([2, 5]), /x.*Got: 5 Expected: 4/],
     ['a wrong rank', x([4]), /rank.*x/],
-    ['data that is not as long as its shape says', new Map([['x', tensor('float', [2, 4], new Float32Array(3))]]), /input x/],
+    [
+      'data that is not as long as its shape says',
+      new Map([['x', tensor('float', [2, 4], new Float32Array(3))]]),
+      /input x/,
+    ],
     ['a node that fails', x([3, 4]), /node to 2x3 \(Reshape\) failed/],
   ])('blames the data for %s', async (_, feeds, pattern) => {
     const session = await openSession({ bytes: encodeModel(product), path: 'm.onnx' }, threads)
