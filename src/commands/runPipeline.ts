@@ -54,7 +54,7 @@ export function runPipeline<T extends Task>(task: T, settings: RunSettings): Pro
     const force = async () => {
       // A thread inside a native call ends only when that returns; the user does not wait for it.
       await Promise.race([worker.terminate(), delay(TERMINATION, undefined, { ref: false })])
-      fail(interrupted())
+      fail(interrupted(task))
     }
     const onSignal = () => {
       if (Atomics.exchange(new Int32Array(stop), 0, 1) !== 0) {
@@ -73,13 +73,16 @@ export function runPipeline<T extends Task>(task: T, settings: RunSettings): Pro
     worker.on('error', fail)
     worker.on('exit', (code) => {
       const stopped = Atomics.load(new Int32Array(stop), 0) !== 0
-      fail(stopped ? interrupted() : new Error(`the pipeline ended without a result (code ${code})`))
+      fail(stopped ? interrupted(task) : new Error(`the pipeline ended without a result (code ${code})`))
     })
   })
 }
 
-function interrupted(): QtoolError {
-  return new QtoolError('interrupted', 'interrupted; nothing was written')
+function interrupted(task: Task): QtoolError {
+  return new QtoolError(
+    'interrupted',
+    task.operation === 'quantize' ? 'interrupted; nothing was written' : 'interrupted',
+  )
 }
 
 function errorFrom(message: Extract<WorkerMessage, { kind: 'failed' }>): Error {

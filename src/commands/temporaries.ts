@@ -1,29 +1,17 @@
-/** @file Removes what a killed run left behind: the save layer's temporary files beside an output. */
+/** @file Removes what a killed run left behind: the temporary files beside its output. */
 import { readdirSync, rmSync } from 'node:fs'
-import { basename, dirname, join } from 'node:path'
+import { dirname, join } from 'node:path'
 
 /**
- * Remove the temporary files of this process beside `output`, `.<name>.<pid>.<random>.tmp`, where the name is that of
- * the output or of its external data. Files that cannot be removed are left: the run has failed already.
- *
- * @returns the paths that were removed.
+ * Remove the temporary files and folders of one process beside `output`; their names are `.<name>.<pid>.<random>.tmp`.
+ * What cannot be removed is left: the run has failed already, for a reason that says more.
  */
-export function removeTemporaries(output: string, pid: number): string[] {
+export function removeTemporaries(output: string, pid: number): void {
   const folder = dirname(output)
-  let names: string[]
+  const ours = new RegExp(`^\\..*\\.${pid}\\.[^.]+\\.tmp$`, 's')
   try {
-    names = readdirSync(folder)
-  } catch {
-    return []
-  }
-  const removed: string[] = []
-  for (const name of names) {
-    const ours = name.startsWith(`.${basename(output)}`) && name.includes(`.${pid}.`) && name.endsWith('.tmp')
-    if (!ours) continue
-    try {
-      rmSync(join(folder, name))
-      removed.push(join(folder, name))
-    } catch {}
-  }
-  return removed
+    for (const name of readdirSync(folder)) {
+      if (ours.test(name)) rmSync(join(folder, name), { recursive: true, force: true })
+    }
+  } catch {}
 }

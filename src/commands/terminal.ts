@@ -9,9 +9,12 @@ function isSet(name: string): boolean {
   return value !== undefined && value !== '' && value !== '0' && value !== 'false'
 }
 
-/** Whether colour and a moving display are welcome on a stream: a terminal, and neither NO_COLOR nor CI. */
+/**
+ * Whether colour and a moving display are welcome on a stream: a terminal, and neither NO_COLOR nor CI. Pseudoterminals
+ * of no width (some containers make them) cannot show a moving line.
+ */
 export function isLively(stream: NodeJS.WriteStream): boolean {
-  return stream.isTTY === true && !isSet('NO_COLOR') && !isSet('CI')
+  return stream.isTTY === true && stream.columns > 0 && !isSet('NO_COLOR') && !isSet('CI')
 }
 
 /** The text in a style where the stream welcomes it, else the text. */

@@ -5,7 +5,7 @@
 import type { Distribution } from '../report.ts'
 
 /** Up to this many positions percentiles are exact; beyond, they come from a histogram. */
-export const EXACT_POSITIONS = 2_000_000
+const EXACT_POSITIONS = 2_000_000
 
 /** Histogram bins per factor of two: a value is known to within a factor 2^(±1/128), that is ±0.55 %. */
 const BINS_PER_OCTAVE = 64

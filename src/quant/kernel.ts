@@ -126,22 +126,17 @@ function quantizeRows(job: QuantizeJob, from: number, to: number, sums: Float64A
   const { weight, groupSize, spec, codes, scales, zeroPoints } = job
   const reduction = weight.shape[1]
   const groups = groupsPerRow(reduction, groupSize)
-  let squaredError = 0
-  let squaredNorm = 0
-  let misfits = 0
   forEachGroup(weight, groupSize, from, to, (start, end, row, col) => {
     scanGroup(tile, tileWords, start, end, scan)
-    squaredNorm += scan.squaredNorm
     fitGroup(tile, start, end, spec, scan, grid)
-    squaredError += assignCodes(tile, start, end, spec.bits, grid, codes, row * reduction + col)
+    // Straight into the array: a captured number would be boxed anew at every group.
+    sums[0]! += assignCodes(tile, start, end, spec.bits, grid, codes, row * reduction + col)
+    sums[1]! += scan.squaredNorm
+    if (!grid.fits) sums[2]! += 1
     const group = row * groups + col / groupSize
     scales[group] = grid.scale
     if (zeroPoints) zeroPoints[group] = grid.zeroPoint
-    if (!grid.fits) misfits++
   })
-  sums[0] = squaredError
-  sums[1] = squaredNorm
-  sums[2] = misfits
 }
 
 function measureRows(job: MeasureJob, from: number, to: number, sums: Float64Array): void {

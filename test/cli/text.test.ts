@@ -107,7 +107,7 @@ describe('numbers as text', () => {
 })
 
 describe('the terminal', () => {
-  const stream = (isTTY: boolean) => ({ isTTY }) as NodeJS.WriteStream
+  const stream = (isTTY: boolean, columns = 100) => ({ isTTY, columns }) as NodeJS.WriteStream
   const withEnvironment = (name: string, value: string, act: () => void) => {
     const saved = { NO_COLOR: process.env.NO_COLOR, CI: process.env.CI }
     delete process.env.NO_COLOR
@@ -127,6 +127,10 @@ describe('the terminal', () => {
     ['CI', '', false, false],
   ])('with %s=%s and a terminal: %s is lively: %s', (name, value, isTTY, lively) => {
     withEnvironment(name, value, () => expect(isLively(stream(isTTY))).toBe(lively))
+  })
+
+  it('is not lively without any width', () => {
+    withEnvironment('CI', '', () => expect(isLively(stream(true, 0))).toBe(false))
   })
 
   it('shows control characters as text, newlines too unless lines are wanted', () => {

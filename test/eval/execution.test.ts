@@ -1,12 +1,12 @@
 import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, vi } from 'vitest'
 import type { FeedTensor } from '../../src/data/modelInput.ts'
 import { describeExecution } from '../../src/eval/execution.ts'
 import { countFusedProducts, slowProductWarnings } from '../../src/eval/products.ts'
 import { parseProfile, profileRun } from '../../src/eval/profile.ts'
-import type { ModelProto, NodeProto } from '../../src/onnx/proto.ts'
+import { type ModelProto, makeModel, makeOpset, type NodeProto, type TensorProto } from '../../src/onnx/proto.ts'
 import { useTempDir } from '../helpers/tempDir.ts'
 import {
   branching,
@@ -56,6 +56,11 @@ function dequantizedProduct(name: string, named = true): Pick<GraphParts, 'initi
       makeNode('MatMul', ['x', `${name}.w`], [`${name}.y`], as('mm')),
     ],
   }
+}
+
+function oneProduct(): ModelProto {
+  const { node, initializers } = matMulNBits('nb', 'x', 'y', K, N)
+  return buildModel({ inputs: [xIn], outputs: [out('y')], initializers, nodes: [node] })
 }
 
 describe('describeExecution on what onnxruntime ran', () => {
@@ -121,7 +126,7 @@ describe('describeExecution on what onnxruntime ran', () => {
         constant('one', [1, 1], Uint8Array.of(4), DataType.UINT8),
         scale('std.s'),
         codes('E', [10, 8], DataType.UINT8, 6),
-        scale('E.s'),
+        constant('E.half', [], Uint16Array.of(0x2c00), DataType.FLOAT16),
         codes('G', [10, 16], DataType.UINT8, 7),
         scale('G.s', [10, 1]),
       ],
@@ -134,6 +139,7 @@ describe('describeExecution on what onnxruntime ran', () => {
         }),
         makeNode('DequantizeLinear', ['std.q', 'std.s'], ['std.w'], { name: 'qtool/a/b/weight' }),
         makeNode('MatMul', ['x', 'std.w'], ['std.y'], { name: 'std' }),
+        makeNode('Cast', ['E.half'], ['E.s'], { name: 'qtool/E/scale', attributes: { to: DataType.FLOAT } }),
         makeNode('Gather', ['E', 'ids'], ['E.q'], { name: 'qtool/E/rows/plane0' }),
         makeNode('Cast', ['E.q'], ['E.f'], { name: 'qtool/E/rows/levels', attributes: { to: DataType.FLOAT } }),
         makeNode('Mul', ['E.f', 'E.s'], ['rows.y'], { name: 'qtool/E/rows/rows~2' }),
@@ -232,6 +238,36 @@ describe('describeExecution on what onnxruntime ran', () => {
     })
   })
 
+  it('finds the nodes of local functions after inlining', async () => {
+    const weight = (name: string, tensor: TensorProto) =>
+      makeNode('Constant', [], [name], { attributes: { value: tensor } })
+    const model = buildModel({
+      inputs: [xIn],
+      outputs: [out('y')],
+      nodes: [makeNode('Linear', ['x'], ['y'], { name: 'call', domain: 'local' })],
+    })
+    const [body] = makeModel({
+      functions: [
+        {
+          name: 'Linear',
+          domain: 'local',
+          input: ['a'],
+          output: ['b'],
+          opsetImport: [makeOpset('', 21)],
+          node: [
+            weight('W', codes('', [K, N], DataType.INT8, 1)),
+            weight('s', scale('')),
+            makeNode('DequantizeLinear', ['W', 's'], ['w'], { name: 'dq' }),
+            makeNode('Gemm', ['a', 'w'], ['b'], { name: 'gemm', attributes: { alpha: { float: 2 } } }),
+          ],
+        },
+      ],
+    }).functions
+    model.functions.push(body!)
+    model.opsetImport.push(makeOpset('local', 1))
+    expect((await execution(model, { x })).byName).toEqual({ dq: 'DequantizeLinear: dequantized every run' })
+  })
+
   it('finds nodes without names, and with names that break the profile as JSON', async () => {
     const product = matMulNBits('"quoted" \\ é\n', 'x', 'nb.y', K, N)
     const fused = dequantizedProduct('fused', false)
@@ -257,11 +293,17 @@ describe('describeExecution on what onnxruntime ran', () => {
   })
 
   it('leaves nothing in the temporary directory, even when the run fails', async () => {
-    const profiles = () => fs.readdirSync(os.tmpdir()).filter((name) => name.startsWith('qtool-profile-'))
-    const before = profiles()
-    const file = path.join(directory, 'm0.onnx')
-    await expect(profileRun(file, new Map(), 1)).rejects.toThrow(/input/)
-    expect(profiles().filter((name) => !before.includes(name))).toEqual([])
+    const temporary = fs.mkdtempSync(path.join(directory, 'tmp-'))
+    for (const name of ['TMPDIR', 'TEMP', 'TMP']) vi.stubEnv(name, temporary)
+    try {
+      expect(os.tmpdir()).toBe(temporary)
+      const file = writeModel(directory, 'nb.onnx', oneProduct())
+      expect(await profileRun(file, new Map([['x', x]]), 1)).toHaveLength(1)
+      await expect(profileRun(file, new Map(), 1)).rejects.toThrow(/input x/)
+      expect(fs.readdirSync(temporary)).toEqual([])
+    } finally {
+      vi.unstubAllEnvs()
+    }
   })
 })
 

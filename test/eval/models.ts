@@ -34,7 +34,7 @@ export function constant(name: string, dims: readonly number[], data: ArrayBuffe
   return makeTensor({ name, dims: dims.map(BigInt), dataType, rawData: bytesOf(data) })
 }
 
-export const count = (dims: readonly number[]) => dims.reduce((a, b) => a * b, 1)
+const count = (dims: readonly number[]) => dims.reduce((a, b) => a * b, 1)
 
 /** Standard normal float32 weights. */
 export function floatWeight(name: string, dims: readonly number[], seed: number, scale = 1): TensorProto {

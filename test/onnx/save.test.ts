@@ -235,7 +235,7 @@ describe('layout', () => {
           fs.rmSync(directory, { recursive: true })
         },
       ),
-      { numRuns: 40, seed: 5 },
+      { numRuns: 25, seed: 5 },
     )
   })
   const loadModelLoosely = (file: string): OnnxModel => loadModel(file)

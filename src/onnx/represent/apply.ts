@@ -8,7 +8,7 @@ import { type Constant, indexModel, makeFreshNames, nodesOf, type Scope } from '
 import type { OnnxModel, Payload } from '../model.ts'
 import { cloneNode, makeOpset, type NodeProto } from '../proto.ts'
 import { emitDequantizedProduct, emitDequantizedTensor } from './dequantize.ts'
-import { makeEmitter } from './emitter.ts'
+import { type EmitContext, makeEmitter } from './emitter.ts'
 import { emitFolded } from './folded.ts'
 import { emitGatherBlockQuantized, emitGatherRows } from './gather.ts'
 import { emitKernelInputs, emitMatMulNBits, type KernelInputs } from './matMul.ts'
@@ -57,18 +57,18 @@ export function applyLayersInPlace(
   accuracyLevel: 0 | 4,
 ): WrittenUse[] {
   const { proto, payloads } = model
-  const unused = makeFreshNames(proto)
+  const context: EmitContext = { opset, unused: makeFreshNames(proto), payloads, shared: new Map() }
   const fronts = new Map<Scope, NodeProto[]>()
   const replaced = new Map<NodeProto, { scope: Scope; own: NodeProto[] }>()
   const contribScopes = new Set<Scope>()
   const written: (Omit<WrittenUse, 'scope'> & { in: Scope })[] = []
 
-  for (const { plan, tensors, payloads: bytes } of packed) {
+  for (const [number, { plan, tensors, payloads: bytes }] of packed.entries()) {
     const { constant, uses } = plan.layer
     const front = fronts.get(constant.scope) ?? []
     fronts.set(constant.scope, front)
     const sink: NodeProto[] = []
-    const to = makeEmitter(constant.scope, constant.name, opset, unused, sink, payloads)
+    const to = makeEmitter(context, constant.scope, String(number), sink)
     const names: Partial<Record<StoredRole, string>> = {}
     tensors.forEach((tensor, i) => {
       names[tensor.role] = to.tensor(tensor.role, tensor.dataType, tensor.dims, bytes[i]!)
@@ -92,7 +92,7 @@ export function applyLayersInPlace(
       }
       // What is emitted from here on takes the place of the consumer, in the consumer's scope.
       const own: NodeProto[] = []
-      const here = makeEmitter(use.scope, constant.name, opset, unused, own, payloads)
+      const here = makeEmitter(context, use.scope, String(number), own)
       const done = { plan, representation, in: use.scope, dataType: use.dataType }
       const output = use.node.output[0]!
       if (representation === 'MatMulNBits') {

@@ -55,7 +55,7 @@ export function emitDequantizedTensor(
     (_, { output: o }) => emitDequantize(to, 'weight', operands, o),
   ]
   if (!sameShape) {
-    steps.push((input, last) => to.node('shaped', 'Reshape', [input!, to.int64('dims', own)], last))
+    steps.push((input, last) => to.node('shaped', 'Reshape', [input!, to.int64(own)], last))
   }
   if (type !== computed) {
     steps.push((input, last) => to.node('typed', 'Cast', [input!], { attributes: { to: type }, ...last }))
@@ -99,12 +99,11 @@ function rowsOperands(to: Emitter, plan: LayerPlan, names: StoredNames, scales: 
   const turn = (step: string, name: string) => to.node(step, 'Transpose', [name], { attributes: { perm: [1, 0] } })
   let codes = emitCodes(to, plan, planeNames(plan, names), rows)
   if (plan.paddedCols !== plan.layer.view.reduction) codes = emitSlice(to, 'cut', codes, 1, plan.layer.view.reduction)
-  const dims = to.int64('group.dims', groups === 1 ? [rows] : [groups, rows])
+  const dims = to.int64(groups === 1 ? [rows] : [groups, rows])
   const shaped = (step: string, name: string) =>
     groups === 1 ? to.node(`${step}.row`, 'Reshape', [name, dims]) : turn(`${step}.byBlock`, name)
   const zero =
-    names.zeroPoints ??
-    to.node('zp', 'Expand', [to.uint8('zp.value', [1, 1], [2 ** (plan.bits - 1)]), to.int64('zp.dims', [rows, groups])])
+    names.zeroPoints ?? to.node('zp', 'Expand', [to.uint8([1, 1], [2 ** (plan.bits - 1)]), to.int64([rows, groups])])
   return {
     codes: turn('codes.KN', codes),
     scales: shaped('scale', scales),

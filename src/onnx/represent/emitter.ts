@@ -10,12 +10,12 @@ export interface Emitter {
   readonly opset: number
   /** Add a constant whose bytes are a payload, and return its name. */
   tensor(step: string, dataType: number, dims: readonly number[], payload: Payload): string
-  /** Add a small int64 constant (a shape, axes), and return its name. */
-  int64(step: string, values: readonly number[]): string
-  /** Add a small uint8 constant, and return its name. */
-  uint8(step: string, dims: readonly number[], values: readonly number[]): string
-  /** Add a float32 scalar constant, and return its name. */
-  scalar(step: string, value: number): string
+  /** A small int64 constant (a shape, axes), shared with other layers; returns its name. */
+  int64(values: readonly number[]): string
+  /** A small uint8 constant, shared with other layers; returns its name. */
+  uint8(dims: readonly number[], values: readonly number[]): string
+  /** A float32 scalar constant, shared with other layers; returns its name. */
+  scalar(value: number): string
   /** Add a node and return the name of its output: `output` if given, else a fresh one. */
   node(step: string, opType: string, inputs: readonly string[], options?: NodeOptions): string
   /** Add an already made node. */
@@ -29,56 +29,60 @@ export interface NodeOptions {
   readonly output?: string
 }
 
+/** What the emitters of one model share. */
+export interface EmitContext {
+  readonly opset: number
+  /** A name that nothing in the model has yet. */
+  readonly unused: (wanted: string) => string
+  /** New large constants are entered here. */
+  readonly payloads: Map<TensorProto, Payload>
+  /** Small constants (shapes, shifts, masks) that a scope has already, by contents: layers share them. */
+  readonly shared: Map<Scope, Map<string, string>>
+}
+
 /**
- * @param scope    where constants go: initializers of a graph, Constant nodes of a function.
- * @param weight   name of the weight that the nodes decode; part of every new name.
- * @param sink     new nodes are appended here; the caller puts them into the scope.
- * @param payloads new large constants are entered here.
+ * @param scope where constants go: initializers of a graph, Constant nodes of a function.
+ * @param id    short name of the layer: it is part of every new name, and names are most of what a small layer's nodes
+ *   take in the file.
+ * @param sink  new nodes are appended here; the caller puts them into the scope.
  */
-export function makeEmitter(
-  scope: Scope,
-  weight: string,
-  opset: number,
-  unused: (wanted: string) => string,
-  sink: NodeProto[],
-  payloads: Map<TensorProto, Payload>,
-): Emitter {
-  const fresh = (step: string) => unused(`${DECODE_PREFIX}${weight}/${step}`)
-  const add = (step: string, fields: Parameters<typeof makeTensor>[0]): { name: string; tensor: TensorProto } => {
-    const name = fresh(step)
+export function makeEmitter(context: EmitContext, scope: Scope, id: string, sink: NodeProto[]): Emitter {
+  const { opset, payloads } = context
+  const fresh = (step: string) => context.unused(`${DECODE_PREFIX}${id}/${step}`)
+  const add = (name: string, fields: Parameters<typeof makeTensor>[0]): TensorProto => {
     if (scope.graph) {
       const tensor = makeTensor({ ...fields, name })
       scope.graph.initializer.push(tensor)
-      return { name, tensor }
+      return tensor
     }
     const tensor = makeTensor(fields)
     nodesOf(scope).unshift(makeNode('Constant', [], [name], { name, attributes: { value: tensor } }))
-    return { name, tensor }
+    return tensor
   }
-  const emitter: Emitter = {
+  const small = (dataType: number, dims: readonly number[], bytes: Uint8Array<ArrayBuffer>): string => {
+    const known = context.shared.get(scope) ?? new Map<string, string>()
+    context.shared.set(scope, known)
+    const key = `${dataType}:${dims.join(',')}:${bytes.join(',')}`
+    const name = known.get(key) ?? context.unused(`${DECODE_PREFIX}k${known.size}`)
+    if (!known.has(key)) add(name, { dataType, dims: dims.map(BigInt), rawData: bytes })
+    known.set(key, name)
+    return name
+  }
+  return {
     opset,
     fresh,
     tensor(step, dataType, dims, payload) {
+      const name = fresh(step)
       const inline = payload.kind === 'memory' && payload.byteLength <= INLINE_LIMIT
-      const made = add(step, {
-        dataType,
-        dims: dims.map(BigInt),
-        ...(inline ? { rawData: new Uint8Array(payload.bytes) } : {}),
-      })
-      if (!inline) payloads.set(made.tensor, payload)
-      return made.name
+      const rawData = inline ? { rawData: new Uint8Array(payload.bytes) } : {}
+      const tensor = add(name, { dataType, dims: dims.map(BigInt), ...rawData })
+      if (!inline) payloads.set(tensor, payload)
+      return name
     },
-    int64(step, values) {
-      const bytes = new Uint8Array(new BigInt64Array(values.map(BigInt)).buffer)
-      return add(step, { dataType: DataType.INT64, dims: [BigInt(values.length)], rawData: bytes }).name
-    },
-    uint8(step, dims, values) {
-      return add(step, { dataType: DataType.UINT8, dims: dims.map(BigInt), rawData: Uint8Array.from(values) }).name
-    },
-    scalar(step, value) {
-      return add(step, { dataType: DataType.FLOAT, dims: [], rawData: new Uint8Array(Float32Array.of(value).buffer) })
-        .name
-    },
+    int64: (values) =>
+      small(DataType.INT64, [values.length], new Uint8Array(new BigInt64Array(values.map(BigInt)).buffer)),
+    uint8: (dims, values) => small(DataType.UINT8, dims, Uint8Array.from(values)),
+    scalar: (value) => small(DataType.FLOAT, [], new Uint8Array(Float32Array.of(value).buffer)),
     node(step, opType, inputs, { attributes = {}, output } = {}) {
       const name = fresh(step)
       const result = output ?? name
@@ -89,7 +93,6 @@ export function makeEmitter(
       sink.push(node)
     },
   }
-  return emitter
 }
 
 /** Slice along one axis, [0, end); an attribute form before opset 10. */
@@ -105,8 +108,5 @@ export function emitSlice(
   if (to.opset < 10) {
     return to.node(step, 'Slice', [input], { attributes: { starts: [0], ends: [end], axes: [axis] }, ...named })
   }
-  const starts = to.int64(`${step}.starts`, [0])
-  const ends = to.int64(`${step}.ends`, [end])
-  const axes = to.int64(`${step}.axes`, [axis])
-  return to.node(step, 'Slice', [input, starts, ends, axes], named)
+  return to.node(step, 'Slice', [input, to.int64([0]), to.int64([end]), to.int64([axis])], named)
 }

@@ -22,27 +22,27 @@ export function emitFolded(to: Emitter, plan: LayerPlan, names: StoredNames, out
   // Scales stored [rows, groups] for a kernel that also reads them need a third axis here.
   const widen = (step: string, name: string) =>
     grouped && plan.uses.some((use) => use !== 'folded')
-      ? to.node(`${step}.3d`, 'Reshape', [name, to.int64(`${step}.dims`, [rows, groups, 1])])
+      ? to.node(`${step}.3d`, 'Reshape', [name, to.int64([rows, groups, 1])])
       : name
 
   let codes = emitCodes(to, plan, planeNames(plan, names), rows)
-  if (grouped) codes = to.node('grouped', 'Reshape', [codes, to.int64('grouped.dims', perGroup)])
+  if (grouped) codes = to.node('grouped', 'Reshape', [codes, to.int64(perGroup)])
   const levels = to.node('levels', 'Cast', [codes], { attributes: { to: DataType.FLOAT } })
   const zero = names.zeroPoints
     ? to.node('zero', 'Cast', [widen('zp', names.zeroPoints)], { attributes: { to: DataType.FLOAT } })
-    : to.scalar('zero', symmetricZeroPoint(plan.bits))
+    : to.scalar(symmetricZeroPoint(plan.bits))
   const scale = widen('scale', to.node('scale', 'Cast', [names.scales!], { attributes: { to: DataType.FLOAT } }))
   let real = to.node('real', 'Mul', [to.node('centred', 'Sub', [levels, zero]), scale])
 
   if (plan.paddedCols !== reduction) {
-    if (grouped) real = to.node('padded', 'Reshape', [real, to.int64('padded.dims', [rows, plan.paddedCols])])
+    if (grouped) real = to.node('padded', 'Reshape', [real, to.int64([rows, plan.paddedCols])])
     real = emitSlice(to, 'cut', real, 1, reduction)
   }
   if (inner !== 1) {
-    const byRow = to.node('byRow', 'Reshape', [real, to.int64('byRow.dims', [outer, inner, reduction])])
+    const byRow = to.node('byRow', 'Reshape', [real, to.int64([outer, inner, reduction])])
     real = to.node('stored', 'Transpose', [byRow], { attributes: { perm: [0, 2, 1] } })
   }
-  const shape = to.int64('dims', plan.layer.dims)
+  const shape = to.int64(plan.layer.dims)
   const type = plan.layer.constant.tensor.dataType
   if (type === DataType.FLOAT) to.node('weight', 'Reshape', [real, shape], { output })
   else to.node('typed', 'Cast', [to.node('weight', 'Reshape', [real, shape])], { attributes: { to: type }, output })

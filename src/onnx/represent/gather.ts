@@ -19,7 +19,7 @@ export function emitGatherBlockQuantized(
   const table =
     plan.storage === 'packed'
       ? names.codes!
-      : to.node('table', 'Reshape', [names.codes!, to.int64('table.dims', [rowsOf(plan), (cols * plan.bits) / 8])])
+      : to.node('table', 'Reshape', [names.codes!, to.int64([rowsOf(plan), (cols * plan.bits) / 8])])
   to.push(
     makeNode(
       'GatherBlockQuantized',
@@ -45,7 +45,7 @@ export function emitGatherRows(outer: Emitter, plan: LayerPlan, use: WeightUse, 
   const indices = use.node.input[1]!
   const gather = (step: string, table: string, dims: readonly number[]) => {
     const rows = to.node(step, 'Gather', [table, indices], { attributes: { axis: 0 } })
-    return to.node(`${step}.flat`, 'Reshape', [rows, to.int64(`${step}.dims`, dims)])
+    return to.node(`${step}.flat`, 'Reshape', [rows, to.int64(dims)])
   }
   const planes = planeNames(plan, names).map((plane, i) => {
     const width = PLANES[plan.bits][i]!
@@ -53,21 +53,18 @@ export function emitGatherRows(outer: Emitter, plan: LayerPlan, use: WeightUse, 
     return gather(`plane${i}`, plane, width === 8 ? [-1, bytes] : [-1, 1, bytes])
   })
   const codes = emitCodes(to, plan, planes, -1)
-  const grouped = to.node('grouped', 'Reshape', [
-    codes,
-    to.int64('grouped.dims', [-1, groups, plan.paddedCols / groups]),
-  ])
+  const grouped = to.node('grouped', 'Reshape', [codes, to.int64([-1, groups, plan.paddedCols / groups])])
   const levels = to.node('levels', 'Cast', [grouped], { attributes: { to: DataType.FLOAT } })
   const asFloat = (step: string, name: string) =>
     to.node(`${step}.float`, 'Cast', [gather(step, name, [-1, groups, 1])], { attributes: { to: DataType.FLOAT } })
-  const zero = names.zeroPoints ? asFloat('zero', names.zeroPoints) : to.scalar('zero', symmetricZeroPoint(plan.bits))
+  const zero = names.zeroPoints ? asFloat('zero', names.zeroPoints) : to.scalar(symmetricZeroPoint(plan.bits))
   const centred = to.node('centred', 'Sub', [levels, zero])
   let real = to.node('real', 'Mul', [centred, asFloat('scale', names.scales!)])
   if (plan.paddedCols !== cols) {
-    real = to.node('padded', 'Reshape', [real, to.int64('padded.dims', [-1, plan.paddedCols])])
+    real = to.node('padded', 'Reshape', [real, to.int64([-1, plan.paddedCols])])
     real = emitSlice(to, 'cut', real, 1, cols)
   }
-  const shape = to.node('shape', 'Concat', [to.node('indices.shape', 'Shape', [indices]), to.int64('width', [cols])], {
+  const shape = to.node('shape', 'Concat', [to.node('indices.shape', 'Shape', [indices]), to.int64([cols])], {
     attributes: { axis: 0 },
   })
   const output = use.node.output[0]!
@@ -86,9 +83,9 @@ function within(to: Emitter, folder: string): Emitter {
     push: (node) => to.push(node),
     fresh: (step) => to.fresh(under(step)),
     tensor: (step, type, dims, payload) => to.tensor(under(step), type, dims, payload),
-    int64: (step, values) => to.int64(under(step), values),
-    uint8: (step, dims, values) => to.uint8(under(step), dims, values),
-    scalar: (step, value) => to.scalar(under(step), value),
+    int64: (values) => to.int64(values),
+    uint8: (dims, values) => to.uint8(dims, values),
+    scalar: (value) => to.scalar(value),
     node: (step, opType, inputs, options) => to.node(under(step), opType, inputs, options),
   }
 }

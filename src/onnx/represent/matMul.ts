@@ -27,7 +27,7 @@ export function emitKernelInputs(to: Emitter, plan: LayerPlan, names: StoredName
   const cache = new Map<number, string>()
   // One scale per row is repeated for each block of the row: the kernel has no per-row form.
   const repeat = (step: string, name: string, width: number) =>
-    groups === blocks ? name : to.node(`${step}.each`, 'Expand', [name, to.int64(`${step}.dims`, [rows, width])])
+    groups === blocks ? name : to.node(`${step}.each`, 'Expand', [name, to.int64([rows, width])])
   const scales = (dataType: number) => {
     const known = cache.get(dataType)
     if (known) return known
@@ -48,38 +48,30 @@ export function emitKernelInputs(to: Emitter, plan: LayerPlan, names: StoredName
     const width = Math.ceil(blocks / 2)
     const zeroPoints = names.zeroPoints
       ? repeat('zp', names.zeroPoints, width)
-      : to.node('zp', 'Expand', [to.uint8('zp.value', [1, 1], [0x44]), to.int64('zp.dims', [rows, width])])
+      : to.node('zp', 'Expand', [to.uint8([1, 1], [0x44]), to.int64([rows, width])])
     return { codes: emitNibbles(to, plan, names), zeroPoints, kernelBits: 4, scales }
   }
   const codes = emitCodes(to, plan, planeNames(plan, names), rows)
-  const blocked = to.node('blocks', 'Reshape', [codes, to.int64('blocks.dims', [rows, blocks, plan.kernelBlock])])
+  const blocked = to.node('blocks', 'Reshape', [codes, to.int64([rows, blocks, plan.kernelBlock])])
   const zeroPoints = names.zeroPoints
     ? repeat('zp', names.zeroPoints, blocks)
-    : to.node('zp', 'Expand', [
-        to.uint8('zp.value', [1, 1], [2 ** (plan.bits - 1)]),
-        to.int64('zp.dims', [rows, blocks]),
-      ])
+    : to.node('zp', 'Expand', [to.uint8([1, 1], [2 ** (plan.bits - 1)]), to.int64([rows, blocks])])
   return { codes: blocked, zeroPoints, kernelBits: 8, scales }
 }
 
 /** 3-bit planes into 4-bit bytes: ((low >> 2b) & 0x33) | (((high >> (2a + b)) & 0x11) << 2), a and b in {0, 1}. */
 function emitNibbles(to: Emitter, plan: LayerPlan, names: StoredNames): string {
   const right = { attributes: { direction: 'RIGHT' } }
-  const lowShifted = to.node('low.shr', 'BitShift', [names.low!, to.uint8('low.r', [1, 1, 2, 1], [0, 2])], right)
-  const low = to.node('low.and', 'BitwiseAnd', [lowShifted, to.uint8('low.mask', [1], [0x33])])
-  const highShifted = to.node(
-    'high.shr',
-    'BitShift',
-    [names.high!, to.uint8('high.r', [1, 2, 2, 1], [0, 1, 2, 3])],
-    right,
-  )
-  const bit = to.node('high.and', 'BitwiseAnd', [highShifted, to.uint8('high.mask', [1], [0x11])])
-  const high = to.node('high.up', 'BitShift', [bit, to.uint8('high.by', [1], [2])], {
+  const lowShifted = to.node('low.shr', 'BitShift', [names.low!, to.uint8([1, 1, 2, 1], [0, 2])], right)
+  const low = to.node('low.and', 'BitwiseAnd', [lowShifted, to.uint8([1], [0x33])])
+  const highShifted = to.node('high.shr', 'BitShift', [names.high!, to.uint8([1, 2, 2, 1], [0, 1, 2, 3])], right)
+  const bit = to.node('high.and', 'BitwiseAnd', [highShifted, to.uint8([1], [0x11])])
+  const high = to.node('high.up', 'BitShift', [bit, to.uint8([1], [2])], {
     attributes: { direction: 'LEFT' },
   })
   const bytes = to.node('nibbles', 'BitwiseOr', [low, high])
   const blocks = plan.paddedCols / plan.kernelBlock
-  return to.node('blocks', 'Reshape', [bytes, to.int64('blocks.dims', [rowsOf(plan), blocks, plan.kernelBlock / 2])])
+  return to.node('blocks', 'Reshape', [bytes, to.int64([rowsOf(plan), blocks, plan.kernelBlock / 2])])
 }
 
 /**
@@ -131,6 +123,6 @@ export function emitMatMulNBits(
 }
 
 function typedScalar(to: Emitter, value: number, dataType: number): string {
-  const name = to.scalar('factor', value)
+  const name = to.scalar(value)
   return dataType === DataType.FLOAT ? name : to.node('factor.typed', 'Cast', [name], { attributes: { to: dataType } })
 }

@@ -21,10 +21,10 @@ export type StoredNames = Readonly<Partial<Record<StoredRole, string>>>
 export function emitUnpackPlane(to: Emitter, step: string, plane: string, width: 1 | 2 | 4): string {
   const fields = 8 / width
   const left = Array.from({ length: fields }, (_, s) => 8 - width * (s + 1))
-  const shifted = to.node(`${step}.shl`, 'BitShift', [plane, to.uint8(`${step}.l`, [fields, 1], left)], {
+  const shifted = to.node(`${step}.shl`, 'BitShift', [plane, to.uint8([fields, 1], left)], {
     attributes: { direction: 'LEFT' },
   })
-  return to.node(`${step}.shr`, 'BitShift', [shifted, to.uint8(`${step}.r`, [1], [8 - width])], {
+  return to.node(`${step}.shr`, 'BitShift', [shifted, to.uint8([1], [8 - width])], {
     attributes: { direction: 'RIGHT' },
   })
 }
@@ -37,13 +37,13 @@ export function emitUnpackPlane(to: Emitter, step: string, plane: string, width:
 export function emitCodes(to: Emitter, plan: LayerPlan, planes: readonly string[], n: number): string {
   const widths = PLANES[plan.bits]
   if (widths[0] === 8) return planes[0]!
-  const shape = to.int64('codes.shape', [n, plan.paddedCols])
+  const shape = to.int64([n, plan.paddedCols])
   const parts = widths.map((width, i) => {
     const unpacked = emitUnpackPlane(to, i === 0 ? 'low' : 'high', planes[i]!, width as 1 | 2 | 4)
     return to.node(i === 0 ? 'low.codes' : 'high.codes', 'Reshape', [unpacked, shape])
   })
   if (parts.length === 1) return parts[0]!
-  const raised = to.node('high.up', 'BitShift', [parts[1]!, to.uint8('high.by', [1], [widths[0]!])], {
+  const raised = to.node('high.up', 'BitShift', [parts[1]!, to.uint8([1], [widths[0]!])], {
     attributes: { direction: 'LEFT' },
   })
   return to.node('codes', 'BitwiseOr', [parts[0]!, raised])
