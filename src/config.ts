@@ -2,7 +2,7 @@
 import type { Bits } from './quant/quantizedWeight.ts'
 
 export type Format = 'auto' | 'contrib' | 'standard'
-export type Method = 'auto' | 'rtn'
+type Method = 'auto' | 'rtn'
 
 export interface QuantizeConfig {
   /** Budget expression, for example '4bit', '4bpw', '350MB', '0.3x', '-60%'. Excludes bits. */

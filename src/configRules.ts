@@ -20,7 +20,7 @@ import { nearestName } from './nearestName.ts'
 import { BITS } from './quant/quantizedWeight.ts'
 
 /** Keys of evaluation that mean nothing without data, or with it. */
-export const NEEDS_DATA = ['labels', 'rename', 'normalize'] as const
+export const NEEDS_DATA = ['labels', 'samples', 'rename', 'normalize'] as const
 export const NEEDS_RANDOM = ['shapes'] as const
 
 export type Operation = 'quantize' | 'eval' | 'analyze'
@@ -239,7 +239,7 @@ export function resolveEvalConfig(values: Partial<EvalConfig>): EvalConfig {
   const random = config.random > 0
   for (const key of random ? NEEDS_DATA : NEEDS_RANDOM) {
     const value = config[key]
-    if (value === undefined || (typeof value === 'object' && Object.keys(value).length === 0)) continue
+    if (!value || (typeof value === 'object' && Object.keys(value).length === 0)) continue
     throw new QtoolError('usage', `${key} is given for ${random ? 'random samples' : 'data'}`, {
       hint: random ? `${key} goes with --data` : `${key} goes with --random`,
     })

@@ -45,6 +45,7 @@ describe('resolving a configuration', () => {
     [{}, /nothing to run/],
     [{ random: 1, data: ['x'] }, /both data and random/],
     [{ random: 1, labels: 'x' }, /labels is given/],
+    [{ random: 1, samples: 3 }, /samples is given for random/],
     [{ random: 1, thresholds: { maxKl: -1 } }, /thresholds.maxKl: wanted a number of at least 0/],
     [{ random: 1, thresholds: { minAgreement: 99 } }, /thresholds.minAgreement: wanted a number from 0 to 1/],
     [{ random: 1, thresholds: { nothing: 1 } }, /thresholds.nothing: there is no such key/],

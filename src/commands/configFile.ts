@@ -14,7 +14,7 @@ type Values = Readonly<Record<string, unknown>>
 
 const OPERATIONS: readonly Operation[] = ['quantize', 'eval', 'analyze']
 /** Thresholds that may be written as percentages. */
-export const SHARES = ['minAgreement', 'minCosine', 'maxAccuracyDrop', 'maxPerplexityRise', 'maxLatencyRatio']
+const SHARES = ['minAgreement', 'minCosine', 'maxAccuracyDrop', 'maxPerplexityRise', 'maxLatencyRatio']
 /** Keys whose entries from both sources count, the flags' last. */
 const MERGED_OBJECTS = ['rename', 'set', 'shapes', 'thresholds', 'normalize']
 

@@ -50,7 +50,11 @@ function ownOptions(): Option[] {
     new Option('--data <path...>', 'inputs to run the models on, one path or more'),
     valueOption('--random <n>', 'make up n samples instead; says little about quality', readNumber('--random')),
     new Option('--labels <file>', 'class of each sample: a .npy, or FILE.npz:NAME; gives accuracy'),
-    valueOption('--samples <n>', `use the first n samples; 0 = all ${byDefault(samples)}`, readNumber('--samples')),
+    valueOption(
+      '--samples <n>',
+      `use the first n samples of the data; 0 = all ${byDefault(samples)}`,
+      readNumber('--samples'),
+    ),
     valueOption('--batch-size <n>', `samples per run ${byDefault(batchSize)}`, readNumber('--batch-size')),
     valueOption(
       '--rename <input=array>',

@@ -8,7 +8,7 @@ export function evalText(report: EvalReport): string {
   const { data, outputs, accuracyLevels, thresholds } = report
   const filled = data.filledInputs.length > 0 ? `; filled in: ${data.filledInputs.join(', ')}` : ''
   const parts = [
-    printable(`${data.samples} ${data.random ? 'random ' : ''}samples from ${data.source}${filled}`),
+    printable(`${data.random ? data.source : `${data.samples} samples from ${data.source}`}${filled}`),
     sideBySide(report),
     outputsText(outputs),
   ]

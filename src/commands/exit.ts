@@ -4,8 +4,8 @@ import type { ErrorCode } from '../errors.ts'
 export const EXIT_DONE = 0
 export const EXIT_THRESHOLD_MISSED = 1
 export const EXIT_USAGE = 2
-export const EXIT_INTERNAL = 70
-export const EXIT_INTERRUPTED = 130
+const EXIT_INTERNAL = 70
+const EXIT_INTERRUPTED = 130
 
 const EXIT_CODES: Readonly<Record<ErrorCode, number>> = {
   usage: EXIT_USAGE,

@@ -197,7 +197,8 @@ function reasonFor(others: readonly (Reader | undefined)[], constant: Constant):
   if (isQuantizer(node)) return { operator, node: name, reason: 'already on a quantization grid' }
   if (isQuantizedOperator(node))
     return { operator, node: name, reason: 'scale or table of an already quantized weight' }
-  if (constant.tensor.dims.filter((d) => d > 1n).length <= 1) {
+  const isRecurrent = ['LSTM', 'GRU', 'RNN'].includes(node.opType)
+  if (isRecurrent || constant.tensor.dims.filter((d) => d > 1n).length <= 1) {
     return { operator, node: name, reason: 'a vector (bias, norm, scale), kept in its own type' }
   }
   return { operator, node: name, reason: `${operator} input ${reader.inputIndex} is not quantized by qtool` }

@@ -14,7 +14,7 @@ import { forEachTensor } from './tensors.ts'
 import { PAYLOAD_MARKER } from './wire.ts'
 
 /** Start of every tensor in a data file, in bytes: a page. */
-export const ALIGNMENT = 4096
+const ALIGNMENT = 4096
 
 /** Models larger than this get a data file, unless they were told otherwise. */
 export const INLINE_MODEL_LIMIT = 256 * 2 ** 20
@@ -24,7 +24,7 @@ const PROTOBUF_LIMIT = 2 ** 31 - 1
 
 export type ExternalDataMode = 'auto' | 'always' | 'never'
 
-export interface Placed {
+interface Placed {
   readonly payload: Payload
   readonly offset: number
 }

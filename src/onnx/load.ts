@@ -19,7 +19,7 @@ import { validateModel } from './validate.ts'
 import { type ByteSource, memorySource, PAYLOAD_MARKER, WireError } from './wire.ts'
 
 /** Larger .onnx files are not read as a whole. */
-export const WHOLE_FILE_LIMIT = 256 * 2 ** 20
+const WHOLE_FILE_LIMIT = 256 * 2 ** 20
 
 /** Bytes read at once while looking for the tensors of a larger file. */
 const WINDOW = 64 * 2 ** 10

@@ -3,8 +3,8 @@ import { randomBytes } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'
 
-/** Characters of the output's name kept in a temporary name, so that this fits the file system. */
-const KEPT_NAME = 40
+/** Bytes of the output's name kept in a temporary name: file systems allow 255 for all of it. */
+const KEPT_BYTES = 200
 
 /**
  * The temporary files and directories of one run. They lie in the output's directory, so that finished ones can be
@@ -15,7 +15,9 @@ export class Temporaries {
 
   /** A new name beside `outPath`. Nothing is created, but {@link removeAll} will look for it. */
   reserve(outPath: string): string {
-    const name = [...path.basename(outPath)].slice(0, KEPT_NAME).join('')
+    const kept = Buffer.from(path.basename(outPath)).subarray(0, KEPT_BYTES)
+    // A character that was cut in half decodes to U+FFFD.
+    const name = kept.toString().replace(/\ufffd$/, '')
     const random = randomBytes(6).toString('hex')
     const temporary = path.join(path.dirname(outPath), `.${name}.${process.pid}.${random}.tmp`)
     this.#paths.add(temporary)

@@ -18,8 +18,8 @@ import {
 import { forEachTensor } from './tensors.ts'
 
 /** What onnxruntime 1.30 accepts, and qtool with it. */
-export const SUPPORTED_OPSETS = { first: 7, last: 26 } as const
-export const SUPPORTED_IR = { first: 3, last: 13 } as const
+const SUPPORTED_OPSETS = { first: 7, last: 26 } as const
+const SUPPORTED_IR = { first: 3, last: 13 } as const
 
 /**
  * Check a model whose large and external tensors have payloads already.

@@ -15,6 +15,7 @@ import { planOpset } from '../onnx/opset.ts'
 import {
   BLOCKED_DEQUANTIZE_OPSET,
   type LayerPlan,
+  PLANES,
   planLayer,
   type Target,
   UNPACK_OPSET,
@@ -46,8 +47,15 @@ export interface ModelPlan {
   readonly byteLimit: number | undefined
 }
 
-/** About what the nodes and names around a quantized tensor take in the file; a layer that saves less stays as it is. */
-const NODE_BYTES = 400
+/**
+ * About what the nodes, names and metadata around a quantized tensor take in the file (measured on small models, first
+ * layer apart, which also brings the shared constants). A layer that saves less than this stays as it is.
+ */
+function nodeBytes({ storage, bits, uses }: LayerPlan): number {
+  if (storage !== 'rows' && storage !== 'nibble3') return 400
+  const planes = bits === 8 ? 0 : PLANES[bits].length
+  return 700 + 250 * planes + (uses.includes('gather-rows') ? 900 : 0)
+}
 
 /**
  * Expected error of a grid symmetric about zero over that of a min-max grid, for groups of 32 normal weights: it must
@@ -168,7 +176,7 @@ function planAll(
     }
     const plan = planLayer(layer, bits, groupSize, target)
     const before = tensorByteLength(layer.constant.tensor)
-    const after = storedBytes(plan, config.symmetric !== 'no', 'float16') + NODE_BYTES
+    const after = storedBytes(plan, config.symmetric !== 'no', 'float16') + nodeBytes(plan)
     if (after < before) plans.push(plan)
     else
       skipped.push({

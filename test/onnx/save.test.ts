@@ -287,10 +287,12 @@ describe('layout', () => {
     const [kept, a, b, tiny] = proto.graph!.initializer
     const spool = new Spool(outPath, new Temporaries())
     const bytes = new Uint8Array(10)
+    const spooledB = spool.append(new Uint8Array(7000).fill(2))
+    // The order in the spool counts, not that in the map.
     const payloads = new Map<TensorProto, Payload>([
       [kept!, memory(5000, 9)],
-      [b!, spool.append(new Uint8Array(7000).fill(2))],
       [a!, spool.append(new Uint8Array(6000).fill(1))],
+      [b!, spooledB],
       [tiny!, spool.append(bytes)],
     ])
     expect(payloads.get(a!)).toEqual({ kind: 'file', path: spool.path, byteLength: 6000, offset: 8192 })

@@ -122,7 +122,7 @@ function oracleGroup(
   if (scheme === 'symmetric-full') spanning = (hi >= -lo ? -hi : -lo) / half
   const minMax = stored(spanning, type)
   if (minMax === undefined) return undefined
-  const minMaxZero = scheme === 'asymmetric' ? Math.min(roundHalfEven(-lo / minMax), largest) : half
+  const minMaxZero = scheme === 'asymmetric' ? Math.min(roundHalfEven((0 - lo) / minMax), largest) : half
   let scale = minMax
   let zero = minMaxZero
   if (method === 'minmax') return { scale, zero }

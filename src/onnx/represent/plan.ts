@@ -68,7 +68,8 @@ function powerOfTwoAtLeast(n: number): number {
  */
 export function planLayer(layer: WeightedLayer, bits: Bits, groupSize: number | 'channel', target: Target): LayerPlan {
   const notes: string[] = []
-  const kernelUses = layer.uses.filter((use) => kernelType(use))
+  const isServed = (use: WeightUse) => isServedByKernel(use, layer, target.format)
+  const kernelUses = layer.uses.filter(isServed)
   const matMuls = kernelUses.filter((use) => use.kernel === 'matmul').length
   const gathers = kernelUses.length - matMuls
   const needsTensor = kernelUses.length < layer.uses.length || layer.hasOtherReaders
@@ -104,7 +105,7 @@ export function planLayer(layer: WeightedLayer, bits: Bits, groupSize: number | 
     bits: carried,
     storage: 'rows',
     uses: layer.uses.map((use) =>
-      !kernelType(use) ? 'folded' : use.kernel === 'matmul' ? 'MatMulNBits' : 'gather-rows',
+      !isServed(use) ? 'folded' : use.kernel === 'matmul' ? 'MatMulNBits' : 'gather-rows',
     ),
     decodesTensor: needsTensor,
     notes,
@@ -149,8 +150,9 @@ function planStandard(
     ? kernelGroups(layer, cols, groupSize, kernelBlockFor(cols, groupSize, 8), 'rows')
     : balancedGroups(layer, cols, groupSize, carried)
   const uses = layer.uses.map((use): RepresentationName => {
-    if (kernelType(use) && use.kernel === 'gather') return 'gather-rows'
-    return kernelType(use) && dequantizes ? 'DequantizeLinear' : 'folded'
+    if (!isServedByKernel(use, layer, target.format)) return 'folded'
+    if (use.kernel === 'gather') return 'gather-rows'
+    return dequantizes ? 'DequantizeLinear' : 'folded'
   })
   return {
     ...grouping,
@@ -162,9 +164,13 @@ function planStandard(
   }
 }
 
-/** True when a low-bit operator can serve this use: onnxruntime's kernels compute in float32 and float16. */
-function kernelType(use: WeightUse): boolean {
-  return use.kernel !== undefined && (use.dataType === DataType.FLOAT || use.dataType === DataType.FLOAT16)
+/**
+ * True when a low-bit operator can serve this use. onnxruntime's kernels compute in float32 and float16; its fusion of
+ * DequantizeLinear fails to load when the weight lies outside the subgraph of the product.
+ */
+function isServedByKernel(use: WeightUse, layer: WeightedLayer, format: Target['format']): boolean {
+  if (use.kernel === undefined || (use.dataType !== DataType.FLOAT && use.dataType !== DataType.FLOAT16)) return false
+  return format !== 'standard' || use.scope === layer.constant.scope
 }
 
 function carriedBits(bits: Bits, opset: number, notes: string[]): Bits {
