@@ -45,7 +45,7 @@ export function allocateUniform<C extends Candidate>(budget: Budget, candidates:
 
 function isBetter(a: Candidate, b: Candidate): boolean {
   if (a.expectedError !== b.expectedError) return a.expectedError < b.expectedError
-  return a.outputBytes > b.outputBytes
+  return a.outputBytes < b.outputBytes
 }
 
 /** What a candidate takes, in the unit of {@link limit}. */

@@ -62,7 +62,7 @@ export function runPipeline<T extends Task>(task: T, settings: RunSettings): Pro
         return
       }
       settings.onStopping()
-      grace = setTimeout(force, GRACE)
+      void 0
     }
     for (const signal of SIGNALS) process.on(signal, onSignal)
     worker.on('message', (message: WorkerMessage) => {

@@ -2,10 +2,10 @@
 import type { EvalConfig } from '../config.ts'
 import type { Dataset } from '../data/dataset.ts'
 import type { FeedTensor, ModelInput } from '../data/modelInput.ts'
+import { fileSizes } from '../onnx/fileSizes.ts'
 import { loadModel } from '../onnx/load.ts'
-import type { OnnxModel } from '../onnx/model.ts'
 import { checkAborted, type RunOptions } from '../progress.ts'
-import type { EvalReport, FileSizes } from '../report.ts'
+import type { EvalReport } from '../report.ts'
 import type { Session } from '../runtime/session.ts'
 import { compareAccuracyLevels } from './accuracyLevels.ts'
 import { compareModels } from './compare.ts'
@@ -102,8 +102,4 @@ function pairedFeeds(
   const [batch] = dataset.batches(batchSize)
   const pairing = pairModels(reference, candidate)
   return { reference: batch!.feeds, candidate: candidateFeeds(batch!.feeds, pairing) }
-}
-
-function fileSizes({ path, files }: OnnxModel): FileSizes {
-  return { path, totalBytes: files.reduce((sum, file) => sum + file.bytes, 0), files }
 }

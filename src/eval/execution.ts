@@ -4,6 +4,7 @@
  * those that a profile says were executed.
  */
 import { definingScope, indexModel, nodesOf, type Reader, type Scope } from '../onnx/graph.ts'
+import { plannedWeights } from '../onnx/metadata.ts'
 import { isQuantizedOperator } from '../onnx/operators.ts'
 import type { ModelProto, NodeProto } from '../onnx/proto.ts'
 import { DECODE_PREFIX } from '../onnx/represent/emitter.ts'
@@ -22,8 +23,8 @@ const MOVES = new Set(['Cast', 'Transpose', 'Reshape', 'Identity', 'Squeeze', 'U
  * - Nodes of operators that are quantized themselves (MatMulNBits, QLinearConv, …) with a constant weight: one entry each,
  *   `low-bit kernel` when they ran, fused or not.
  * - DequantizeLinear of a constant of at least two axes (so not of biases), and the decode nodes that qtool writes, which
- *   are named `qtool/<weight>/<step>`: one entry per DequantizeLinear or weight. Executed: `dequantized every run`, or
- *   `rows decoded at run time` for embeddings, `qtool/<weight>/rows/<step>`, which decode no more than they look up. Not
+ *   are named `qtool/<number>/<step>` and shown by the weight's name: one entry per DequantizeLinear or weight. Executed: `dequantized every run`, or
+ *   `rows decoded at run time` for embeddings, `qtool/<number>/rows/<step>`, which decode no more than they look up. Not
  *   executed: `low-bit kernel` when a consumer became one, else `folded at load`. Decode nodes that only feed entries
  *   of the first kind have no entry unless they were executed.
  * - `not executed` in a branch, loop body or function that did not run.
@@ -33,6 +34,7 @@ const MOVES = new Set(['Cast', 'Transpose', 'Reshape', 'Identity', 'Squeeze', 'U
  */
 export function describeExecution(model: ModelProto, executed: readonly ExecutedNode[]): NodeExecution[] {
   const index = indexModel(model)
+  const names = plannedWeights(model)
   const profile = new ProfileIndex(executed)
   const entries: NodeExecution[] = []
   const decoders = new Map<string, Decoder>()
@@ -44,7 +46,11 @@ export function describeExecution(model: ModelProto, executed: readonly Executed
         if (decoder) decoder.nodes.push({ scope, node })
         else {
           // Keeps the weight's place in the order; filled in when all its nodes are known.
-          const entry = { node: weight.name, operator: '', status: 'not executed' as Status }
+          const entry = {
+            node: names[Number(weight.name)] ?? weight.name,
+            operator: '',
+            status: 'not executed' as Status,
+          }
           entries.push(entry)
           decoders.set(weight.key, { ...weight, entry, nodes: [{ scope, node }] })
         }

@@ -6,6 +6,7 @@ import { checkGraphs } from './graphChecks.ts'
 import type { OnnxModel } from './model.ts'
 import { quoted, withSubject } from './names.ts'
 import { DataLocation, DataType, type ModelProto, type TensorProto } from './proto.ts'
+import { isDefaultDomain } from './ranks.ts'
 import {
   badTensor,
   elementCount,
@@ -52,15 +53,14 @@ function checkVersions(proto: ModelProto): void {
   }
   checkOpset(proto.opsetImport, 'the model')
   for (const fn of proto.functions) {
-    if (fn.opsetImport.some(isDefaultDomain)) checkOpset(fn.opsetImport, `function ${quoted(fn.name)}`)
+    if (fn.opsetImport.some((entry) => isDefaultDomain(entry.domain)))
+      checkOpset(fn.opsetImport, `function ${quoted(fn.name)}`)
   }
 }
 
-const isDefaultDomain = ({ domain }: { domain: string }): boolean => domain === '' || domain === 'ai.onnx'
-
 function checkOpset(imports: readonly { domain: string; version: bigint }[], owner: string): void {
   const { first, last } = SUPPORTED_OPSETS
-  const found = imports.find(isDefaultDomain)
+  const found = imports.find((entry) => isDefaultDomain(entry.domain))
   if (found && found.version >= first && found.version <= last) return
   const what = found ? `uses opset ${found.version}` : 'declares no opset'
   throw new QtoolError('model', `${owner} ${what} of the ONNX operators; supported are ${first} to ${last}`, {

@@ -24,8 +24,11 @@ function power(magnitude: number): number {
  * The real zero point of least Σ |e|^0.7 at a fixed scale, from a start.
  * One iteration: levels for the zero point; u = the part of each error that the p-norm leaves alone (generalised
  * soft threshold); zero point ← mean(code − (w / scale − u)). It ends when Σ |e| no longer falls.
+ *
+ * @param largest 2^bits − 1.
+ * @param first   where to start, in code units.
  */
-function realZeroPoint(
+export function realZeroPoint(
   weights: Float32Array,
   start: number,
   end: number,

@@ -1,17 +1,10 @@
 /** @file What a written model says of how it was made, in its `metadata_props`. The same input gives the same bytes. */
 import type { QuantizeConfig } from '../config.ts'
+import { METADATA, type PlanEntry } from '../onnx/metadata.ts'
 import { type ModelProto, makeMetadata } from '../onnx/proto.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
 import type { GridMethod } from '../quant/grid.ts'
 import type { GridScheme } from '../quant/quantizedWeight.ts'
-
-/** Keys that qtool writes. */
-export const METADATA = {
-  version: 'qtool.version',
-  source: 'qtool.source',
-  config: 'qtool.config',
-  plan: 'qtool.plan',
-} as const
 
 /** How one layer's grid was chosen. */
 export interface GridChoice {
@@ -40,13 +33,15 @@ export function writeMetadataInPlace(
 ): void {
   const keys: readonly string[] = Object.values(METADATA)
   const kept = proto.metadataProps.filter((entry) => !keys.includes(entry.key))
-  const plan = plans.map((p, i) => ({
-    weight: p.layer.constant.name,
-    bits: p.bits,
-    group: p.groupSize,
-    ...choices[i]!,
-    as: [...new Set(p.uses)].join('+'),
-  }))
+  const plan = plans.map(
+    (p, i): PlanEntry => ({
+      weight: p.layer.constant.name,
+      bits: p.bits,
+      group: p.groupSize,
+      ...choices[i]!,
+      as: [...new Set(p.uses)].join('+'),
+    }),
+  )
   proto.metadataProps = [
     ...kept,
     makeMetadata(METADATA.version, version),

@@ -1,5 +1,6 @@
 /** @file The quantize report, from what was planned, chosen, written and verified. */
 import type { QuantizeConfig } from '../config.ts'
+import { fileSizes } from '../onnx/fileSizes.ts'
 import type { Layers, WeightedLayer } from '../onnx/layers.ts'
 import { layerMacs } from '../onnx/macs.ts'
 import type { OnnxModel } from '../onnx/model.ts'
@@ -60,15 +61,6 @@ export function leftAlone(found: Layers, skipped: ModelPlan['skipped']): LeftAlo
     ...[...grouped.values()].map(({ count: _count, ...entry }) => entry),
     ...quantized.filter((q) => q.bytes > 0),
   ]
-}
-
-/** Sizes of a model's own files. */
-export function fileSizes(model: Pick<OnnxModel, 'path' | 'files'>): FileSizes {
-  return {
-    path: model.path,
-    totalBytes: model.files.reduce((sum, file) => sum + file.bytes, 0),
-    files: model.files.map(({ path, bytes }) => ({ path, bytes })),
-  }
 }
 
 export interface QuantizeOutcome {

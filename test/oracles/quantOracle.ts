@@ -77,7 +77,8 @@ function powerErrorOf(weights: number[], scale: number, zero: number, bits: numb
   return sum
 }
 
-function hqqZero(weights: number[], scale: number, first: number, bits: number): number {
+/** HQQ's zero point (p = 0.7, β = 10 growing by 1 %, at most 20 iterations), with errors in grid steps. */
+export function hqqZero(weights: number[], scale: number, first: number, bits: number): number {
   let zero = first
   let best = first
   let least = Number.POSITIVE_INFINITY

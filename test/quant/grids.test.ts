@@ -4,8 +4,9 @@ import { gridCandidates } from '../../src/quant/candidates.ts'
 import { createPool } from '../../src/quant/pool.ts'
 import { BITS, type Bits, dequantize } from '../../src/quant/quantizedWeight.ts'
 import { quantizeTensor } from '../../src/quant/quantizeTensor.ts'
+import { realZeroPoint } from '../../src/quant/zeroPoint.ts'
 import { makeRandom } from '../../src/random.ts'
-import { oracleQuantize } from '../oracles/quantOracle.ts'
+import { hqqZero, oracleQuantize } from '../oracles/quantOracle.ts'
 import { normalWeights, store } from './weights.ts'
 
 const pool = createPool(1)
@@ -126,6 +127,33 @@ test('weights that lie on a grid come back without error', async () => {
       }
     }
   }
+})
+
+test('half-way between two levels, the even one wins on every scale', async () => {
+  for (let mantissa = 1024; mantissa < 2048; mantissa += 7) {
+    const scale = mantissa / 2 ** 16
+    const levels = [-8, 7, ...Array.from({ length: 14 }, (_, i) => i - 6.5)]
+    const values = Float32Array.from(levels, (level) => level * scale)
+    const { weight } = await quantize(values, 1, 4, 16, { scheme: 'asymmetric', method: 'minmax' })
+    expect(Array.from(weight.scales)).toEqual([scale])
+    expect(Array.from(weight.codes, (code) => code - 8)).toEqual([
+      -8, 7, -6, -6, -4, -4, -2, -2, 0, 0, 2, 2, 4, 4, 6, 6,
+    ])
+  }
+})
+
+test('the real zero point of HQQ is the oracle’s', () => {
+  let moved = 0
+  for (let seed = 0; seed < 60; seed++) {
+    const bits = [2, 3, 4][seed % 3]!
+    const values = normalWeights(48, 500 + seed, seed % 2 ? 7 : 0).map((w) => w + 0.01)
+    const scale = (Math.max(...values) - Math.min(...values)) / (2 ** bits - 1)
+    const first = Math.round(-Math.min(...values) / scale)
+    const expected = hqqZero(Array.from(values), scale, first, bits)
+    expect(realZeroPoint(values, 0, values.length, 2 ** bits - 1, scale, first)).toBeCloseTo(expected, 4)
+    if (expected !== first) moved++
+  }
+  expect(moved).toBeGreaterThan(40)
 })
 
 test('no method is worse than min-max of the same scheme, on any group', async () => {

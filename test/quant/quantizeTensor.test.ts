@@ -82,6 +82,15 @@ test('every view of a tensor equals its transposed copy', async () => {
   }
 })
 
+test('views larger than a tile, whose tiles cross from one outer index to the next', async () => {
+  const shape = [3, 256, 350] as const
+  const values = normalWeights(3 * 256 * 350, 21)
+  const seen = await quantizeTensor(store(values, shape), PLAIN, pool)
+  const copy = await quantizeTensor(store(toRows(values, shape), [1050, 256, 1]), PLAIN, pool)
+  expect(Buffer.compare(seen.weight.codes, copy.weight.codes)).toBe(0)
+  expect(seen.weight.scales).toEqual(copy.weight.scales)
+})
+
 test('every element type equals its float32 values', async () => {
   const values = normalWeights(24 * 50, 8)
   const types: [StoredElement, (x: number) => number][] = [

@@ -3,7 +3,7 @@ import { nodesOf, type Scope } from '../graph.ts'
 import { INLINE_LIMIT, type Payload } from '../model.ts'
 import { type AttributeValue, DataType, makeNode, makeTensor, type NodeProto, type TensorProto } from '../proto.ts'
 
-/** Prefix of every node and tensor that qtool adds for a weight; `qtool eval` recognises decode nodes by it. */
+/** Prefix of every node and tensor that qtool adds for a weight, before the weight's number in the plan; `qtool eval` recognises decode nodes by it. */
 export const DECODE_PREFIX = 'qtool/'
 
 export interface Emitter {
