@@ -74,7 +74,7 @@ function qtool(method: 'rtn' | 'auto', scope: 'MatMul' | 'all layers'): Contesta
 }
 
 async function taskFigure(model: BenchModel, path: string, report: EvalReport): Promise<string> {
-  if (model.task?.name === 'STS-B Pearson') return (await stsPearson(path)).toFixed(4)
+  if (model.task?.name === 'STS-B Pearson') return (await stsPearson(path)).pearson.toFixed(4)
   return report.metrics[0]?.candidate.toFixed(4) ?? '–'
 }
 

@@ -12,7 +12,7 @@ import { evaluate, QtoolFailure, quantize } from './qtool.ts'
 import { stsPearson } from './sts.ts'
 
 const GROUP_SIZE = 32
-const LATENCY_RUNS = 15
+const LATENCY_RUNS = 11
 
 export interface Job {
   readonly model: BenchModel
@@ -93,17 +93,16 @@ function countBy<T>(items: readonly T[], key: (item: T) => string): Record<strin
   return counts
 }
 
-const pearsonOfReference = new Map<string, number>()
+/** The reference is the same for all jobs of a model. */
+const referenceFigures = new Map<string, Promise<{ pearson: number; pairs: number }>>()
 
-/** STS-B is no metric of `qtool eval`: it needs pairs of rows. Always on all pairs. */
-async function stsFigure(reference: string, candidate: string): Promise<TaskFigure> {
-  if (!pearsonOfReference.has(reference)) pearsonOfReference.set(reference, await stsPearson(reference))
-  return {
-    name: 'STS-B Pearson',
-    reference: pearsonOfReference.get(reference)!,
-    candidate: await stsPearson(candidate),
-    count: 1500,
-  }
+/** STS-B is no metric of `qtool eval`: it needs pairs of rows. */
+async function stsFigure(reference: string, candidate: string, pairs: number | undefined): Promise<TaskFigure> {
+  const key = `${reference} ${pairs}`
+  if (!referenceFigures.has(key)) referenceFigures.set(key, stsPearson(reference, pairs))
+  const original = await referenceFigures.get(key)!
+  const quantized = await stsPearson(candidate, pairs)
+  return { name: 'STS-B Pearson', reference: original.pearson, candidate: quantized.pearson, count: original.pairs }
 }
 
 async function measure({ model, bits, format, pass }: Job, limitSeconds: number) {
@@ -123,7 +122,7 @@ async function measure({ model, bits, format, pass }: Job, limitSeconds: number)
   )
   const task =
     model.task?.name === 'STS-B Pearson'
-      ? await stsFigure(model.path, output)
+      ? await stsFigure(model.path, output, samples > 0 ? samples / 2 : undefined)
       : (report.metrics[0] as TaskFigure | undefined)
   return {
     quantized: {

@@ -39,14 +39,16 @@ function pearson(x: readonly number[], y: readonly number[]): number {
 /**
  * Pearson correlation of the model's similarities with the human scores of STS-B's development set.
  * @param model path of a sentence encoder: input_ids, attention_mask → one vector a row.
+ * @param pairs use the first ones only; all when absent.
+ * @returns the correlation and the number of pairs.
  * @throws Missing without the pairs.
  */
-export async function stsPearson(model: string): Promise<number> {
+export async function stsPearson(model: string, pairs?: number): Promise<{ pearson: number; pairs: number }> {
   const path = requirePath(`${SHARED_MODELS}/use-lite/sts_dev_pairs.npz`, 'the STS-B pairs are needed')
   const { input_ids: ids, attention_mask: mask, score } = readArrays(path)
   const session = await InferenceSession.create(model, { logSeverityLevel: 4 })
   const similarities: number[] = []
-  const total = ids!.shape[0]!
+  const total = Math.min(ids!.shape[0]!, pairs === undefined ? Infinity : 2 * pairs)
   for (let start = 0; start < total; start += BATCH) {
     const end = Math.min(total, start + BATCH)
     const results = await session.run({ input_ids: rows(ids!, start, end), attention_mask: rows(mask!, start, end) })
@@ -60,5 +62,6 @@ export async function stsPearson(model: string): Promise<number> {
     }
   }
   await session.release()
-  return pearson(similarities, [...(score!.data as Float32Array)])
+  const scores = [...(score!.data as Float32Array).subarray(0, similarities.length)]
+  return { pearson: pearson(similarities, scores), pairs: similarities.length }
 }

@@ -16,6 +16,7 @@ import { SourceReader } from './onnx/sourceReader.ts'
 import { Temporaries } from './onnx/temporaries.ts'
 import type { RunOptions } from './progress.ts'
 import { createPool } from './quant/pool.ts'
+import { Workspace } from './quant/workspace.ts'
 import { planModel } from './quantize/planModel.ts'
 import { quantizeLayers } from './quantize/quantizeLayers.ts'
 import { leftAlone, quantizeReport } from './quantize/report.ts'
@@ -38,7 +39,7 @@ export async function analyzeModel(
   const reader = new SourceReader(model)
   const pool = createPool(threadsOf(resolved))
   try {
-    const analyses = await analyzeLayers({ model, reader, pool }, found, resolved, run)
+    const analyses = await analyzeLayers({ model, reader, pool, workspace: new Workspace() }, found, resolved, run)
     const alone = leftAlone(found, [])
     const sizes = fileSizes(model)
     const aloneBytes = alone.reduce((sum, entry) => sum + entry.bytes, 0)
@@ -82,6 +83,8 @@ export async function quantizeModel(
     run.onProgress?.({ stage: 'plan', done: 0, total: 1 })
     const plan = planModel(model, found, resolved)
     const layers = await quantizeLayers({ model, reader, pool }, plan.plans, resolved, plan.symmetric, output.sink, run)
+    // Its threads are not needed any more, and their memory is, for the check.
+    await pool.close()
     const outcome = { model, found, plan, layers, sha256: reader.sha256() }
     const written = await writeOutput(outcome, output, resolved, run)
     return quantizeReport({ ...outcome, ...written, seconds: (performance.now() - started) / 1000 }, resolved, VERSION)

@@ -56,7 +56,7 @@ function notesText(layers: readonly QuantizedLayer[]): string {
 function totalsText(report: QuantizeReport): string {
   const { source, output, totals, layers, dryRun, opset, verified } = report
   const lines = [
-    `${source.path} ${bytesText(source.totalBytes)} -> ${output.path} ${bytesText(output.totalBytes)} ` +
+    `${source.path} ${bytesText(source.totalBytes)} -> ${output.path || 'output'} ${bytesText(output.totalBytes)} ` +
       `(${totals.ratio.toFixed(3)}x, ${output.totalBytes} bytes)`,
     `${layers.length} layers, ${countText(totals.weights)} weights: mean width ${figureText(totals.meanBits)} bits, ` +
       `${figureText(totals.bitsPerWeight)} stored bits per weight, relative error ${figureText(totals.relativeError)}`,

@@ -62,7 +62,7 @@ export function runPipeline<T extends Task>(task: T, settings: RunSettings): Pro
         return
       }
       settings.onStopping()
-      void 0
+      grace = setTimeout(force, GRACE)
     }
     for (const signal of SIGNALS) process.on(signal, onSignal)
     worker.on('message', (message: WorkerMessage) => {

@@ -9,6 +9,7 @@ import type { KernelPool } from './pool.ts'
 import type { Bits, GridScheme, QuantizedWeight, ScaleType } from './quantizedWeight.ts'
 import { groupsPerRow } from './quantizedWeight.ts'
 import { checkStoredWeight, findNonFinite, rowsOf, type StoredWeight } from './storedWeight.ts'
+import { Workspace } from './workspace.ts'
 
 export interface TensorOptions {
   readonly bits: Bits
@@ -16,6 +17,8 @@ export interface TensorOptions {
   readonly groupSize: number
   /** From `gridCandidates`. */
   readonly candidates: readonly [GridCandidate, ...GridCandidate[]]
+  /** Where the result's arrays lie, until the next call with the same one; memory of their own when absent. */
+  readonly workspace?: Workspace
 }
 
 export interface QuantizedTensor {
@@ -97,7 +100,7 @@ async function quantizeWith(
   pool: KernelPool,
   signal: AbortSignal | undefined,
 ): Promise<QuantizedTensor | undefined> {
-  const { bits, groupSize } = options
+  const { bits, groupSize, workspace = new Workspace() } = options
   const { candidate, fits } = await chooseCandidate(weight, options, scaleType, pool, signal)
   if (!fits) return undefined
   const rows = rowsOf(weight)
@@ -108,9 +111,10 @@ async function quantizeWith(
     weight,
     groupSize,
     spec: { ...candidate, bits, scaleType },
-    codes: new Uint8Array(new SharedArrayBuffer(rows * cols)),
-    scales: new Float32Array(new SharedArrayBuffer(groups * 4)),
-    zeroPoints: candidate.scheme === 'asymmetric' ? new Uint8Array(new SharedArrayBuffer(groups)) : undefined,
+    codes: new Uint8Array(workspace.take('codes', rows * cols), 0, rows * cols),
+    scales: new Float32Array(workspace.take('scales', groups * 4), 0, groups),
+    zeroPoints:
+      candidate.scheme === 'asymmetric' ? new Uint8Array(workspace.take('zeroPoints', groups), 0, groups) : undefined,
   } as const
   const sums = await pool.run(job, signal)
   const squaredNorm = totalOf(sums, sumsOf(job), 1)

@@ -8,7 +8,7 @@ import { bfloat16ToFloat, halfToFloat } from './float16.ts'
 export type StoredElement = 'float32' | 'float16' | 'bfloat16' | 'float64'
 
 export interface StoredWeight {
-  /** Little-endian elements and nothing else; shared, so that worker threads read them in place. */
+  /** Little-endian elements from the first byte on, perhaps more memory than they need; shared, so that worker threads read them in place. */
   readonly bytes: SharedArrayBuffer
   readonly elementType: StoredElement
   /** [outer, reduction, inner]. */
@@ -23,7 +23,7 @@ const ELEMENT_BYTES: Record<StoredElement, number> = { float32: 4, float16: 2, b
 export function checkStoredWeight(weight: StoredWeight): void {
   const [outer, reduction, inner] = weight.shape
   const wanted = outer * reduction * inner * ELEMENT_BYTES[weight.elementType]
-  if (!(outer > 0 && reduction > 0 && inner > 0) || weight.bytes.byteLength !== wanted) {
+  if (!(outer > 0 && reduction > 0 && inner > 0) || weight.bytes.byteLength < wanted) {
     throw new RangeError(
       `weight: want ${wanted} bytes of ${weight.elementType} [${outer}, ${reduction}, ${inner}], got ${weight.bytes.byteLength}`,
     )
@@ -68,24 +68,43 @@ function readRun(weight: StoredWeight, from: number, count: number, out: Float32
   if (multiplier !== 1) for (let i = at; i < at + count; i++) out[i]! *= multiplier
 }
 
-/** Blocks of 16 × 16 floats: a cache line of each side at a time. */
-const BLOCK = 16
-
-/** to[r, k] (row stride toStride) = from[k, r] ([cols, rows] row-major). */
-function transpose(from: Float32Array, rows: number, cols: number, to: Float32Array, at: number): void {
-  for (let r0 = 0; r0 < rows; r0 += BLOCK) {
-    const r1 = Math.min(r0 + BLOCK, rows)
-    for (let k0 = 0; k0 < cols; k0 += BLOCK) {
-      const k1 = Math.min(k0 + BLOCK, cols)
-      for (let r = r0; r < r1; r++) {
-        let source = k0 * rows + r
-        for (let k = k0; k < k1; k++, source += rows) to[at + r * cols + k] = from[source]!
-      }
+/**
+ * to[at + r · cols + k] = from[start + k · stride + r]. Four source rows at a time, so that a visit to a row of the target writes
+ * four neighbours: half the time of a loop over single elements, blocked or not.
+ */
+function transpose(
+  from: Float32Array,
+  start: number,
+  stride: number,
+  rows: number,
+  cols: number,
+  to: Float32Array,
+  at: number,
+): void {
+  let k = 0
+  for (; k + 3 < cols; k += 4) {
+    const first = start + k * stride
+    const second = first + stride
+    const third = second + stride
+    const fourth = third + stride
+    for (let r = 0, target = at + k; r < rows; r++, target += cols) {
+      to[target] = from[first + r]!
+      to[target + 1] = from[second + r]!
+      to[target + 2] = from[third + r]!
+      to[target + 3] = from[fourth + r]!
     }
+  }
+  for (; k < cols; k++) {
+    for (let r = 0, target = at + k; r < rows; r++, target += cols) to[target] = from[start + k * stride + r]!
   }
 }
 
 let scratch = new Float32Array(0)
+
+function reserveScratch(length: number): Float32Array {
+  if (scratch.length < length) scratch = new Float32Array(length)
+  return scratch
+}
 
 /**
  * Read rows [row, row + rows) and columns [col, col + cols) of the quantized weight's matrix into `out`, [rows, cols]
@@ -105,14 +124,20 @@ export function readTile(
     else for (let r = 0; r < rows; r++) readRun(weight, (row + r) * reduction + col, cols, out, r * cols)
     return
   }
-  if (scratch.length < rows * cols) scratch = new Float32Array(rows * cols)
+  const asStored = weight.elementType === 'float32' && (weight.multiplier ?? 1) === 1
+  const source = asStored ? new Float32Array(weight.bytes) : reserveScratch(rows * cols)
   // A tile may end in the middle of one outer index and go on in the next.
   for (let done = 0; done < rows; ) {
     const a = Math.floor((row + done) / inner)
     const c = (row + done) % inner
     const count = Math.min(rows - done, inner - c)
-    for (let k = 0; k < cols; k++) readRun(weight, (a * reduction + col + k) * inner + c, count, scratch, k * count)
-    transpose(scratch, count, cols, out, done * cols)
+    const first = (a * reduction + col) * inner + c
+    if (asStored) {
+      transpose(source, first, inner, count, cols, out, done * cols)
+    } else {
+      for (let k = 0; k < cols; k++) readRun(weight, first + k * inner, count, source, k * count)
+      transpose(source, 0, count, count, cols, out, done * cols)
+    }
     done += count
   }
 }

@@ -37,6 +37,7 @@ export function buildOutput(
   provenance: Provenance,
 ): BuiltOutput {
   const model = cloneModel(source)
+  raiseOpset(model.proto, target.opset)
   // The copy has nodes of its own: find the same layers again, in the same order, and put the plans on them.
   const own = new Map(modelLayers(model.proto).layers.map((layer) => [layer.name, layer]))
   const packed = layers.map(({ plan, tensors, payloads }) => ({
@@ -45,7 +46,6 @@ export function buildOutput(
     payloads,
   }))
   const written = applyLayersInPlace(model, packed, target.opset, target.accuracyLevel)
-  raiseOpset(model.proto, target.opset)
   const plans = layers.map(({ plan }) => plan)
   const choices = layers.map(({ choice }) => choice)
   writeMetadataInPlace(model.proto, provenance.version, config, provenance.sha256, plans, choices)

@@ -9,7 +9,8 @@ import { packLayer } from '../onnx/represent/packLayer.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
 import { checkAborted, type RunOptions } from '../progress.ts'
 import { gridCandidates } from '../quant/candidates.ts'
-import { quantizeTensor } from '../quant/quantizeTensor.ts'
+import { type QuantizedTensor, quantizeTensor } from '../quant/quantizeTensor.ts'
+import { Workspace } from '../quant/workspace.ts'
 import { type LayerReference, makeReference, type Rounding } from '../verify/reference.ts'
 import type { StoredLayer } from './buildOutput.ts'
 import { fileOrder, type LayerSource, readStored, weightErrors } from './readWeight.ts'
@@ -31,7 +32,7 @@ export interface QuantizedLayerData extends StoredLayer {
  * @throws QtoolError `model` when a weight is not a number.
  */
 export async function quantizeLayers(
-  source: LayerSource,
+  source: Omit<LayerSource, 'workspace'>,
   plans: readonly LayerPlan[],
   config: QuantizeConfig,
   symmetric: QuantizeConfig['symmetric'],
@@ -44,46 +45,74 @@ export async function quantizeLayers(
     plans.reduce((sum, plan) => sum + plan.layer.weights, 0),
   )
   let done = 0
-  const layers = plans.map((plan) => plan.layer)
-  for (const i of fileOrder(source.model, layers)) {
+  const order = fileOrder(
+    source.model,
+    plans.map((plan) => plan.layer),
+  )
+  // Two of everything: while the pool computes on one weight, this thread packs the one before and reads the next.
+  const workspaces = [new Workspace(), new Workspace()] as const
+  const start = (place: number): Promise<QuantizedTensor> | undefined => {
+    const i = order[place]
+    if (i === undefined) return undefined
+    const computing = compute(
+      { ...source, workspace: workspaces[place % 2]! },
+      plans[i]!,
+      config,
+      symmetric,
+      run.signal,
+    )
+    // Handled where it is awaited, which may be after another layer has failed.
+    computing.catch(() => {})
+    return computing
+  }
+  let computing = start(0)
+  for (const [place, i] of order.entries()) {
     const plan = plans[i]!
     checkAborted(run.signal)
     run.onProgress?.({ stage: 'quantize', done, total: totalWeights, item: plan.layer.name })
-    results[i] = await quantizeLayer(source, plan, config, symmetric, sink, run)
+    const quantized = await computing!
+    computing = start(place + 1)
+    await nextTurn()
+    results[i] = await packQuantized(plan, quantized, config, sink)
     done += plan.layer.weights
   }
   run.onProgress?.({ stage: 'quantize', done: totalWeights, total: totalWeights })
   return results
 }
 
-async function quantizeLayer(
+/** Let the pool's answers in, so that its next job starts before this thread goes on. */
+function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
+}
+
+/** Read a weight and have the pool quantize it. The reading is done when this returns. */
+function compute(
   source: LayerSource,
-  plan: LayerPlan,
-  config: QuantizeConfig,
+  { layer, bits, groupSize }: LayerPlan,
+  { method }: QuantizeConfig,
   symmetric: QuantizeConfig['symmetric'],
-  sink: (bytes: Uint8Array) => Payload,
-  run: RunOptions,
-): Promise<QuantizedLayerData> {
-  const { layer, bits, groupSize } = plan
+  signal: AbortSignal | undefined,
+): Promise<QuantizedTensor> {
   const stored = readStored(source, layer)
-  const candidates = gridCandidates(config.method, symmetric)
-  const { weight, scheme, method, squaredError, squaredNorm } = await weightErrors(source.model.path, layer, () =>
-    quantizeTensor(stored, { bits, groupSize, candidates }, source.pool, run.signal),
-  )
+  const options = { bits, groupSize, candidates: gridCandidates(method, symmetric), workspace: source.workspace }
+  return weightErrors(source.model.path, layer, () => quantizeTensor(stored, options, source.pool, signal))
+}
+
+async function packQuantized(
+  plan: LayerPlan,
+  { weight, scheme, method, squaredError, squaredNorm }: QuantizedTensor,
+  config: QuantizeConfig,
+  sink: (bytes: Uint8Array) => Payload,
+): Promise<QuantizedLayerData> {
   const { tensors, bytes } = packLayer(plan, weight)
+  await nextTurn()
+  const payloads = bytes.map(sink)
+  await nextTurn()
   const exact = plan.decodesTensor || plan.uses.includes('DequantizeLinear')
-  const reference =
-    config.verify && !config.dryRun ? makeReference(weight, roundingOf(plan), config.seed, exact) : undefined
-  return {
-    plan,
-    choice: { scheme, method },
-    tensors,
-    payloads: bytes.map(sink),
-    scaleType: weight.scaleType,
-    squaredError,
-    squaredNorm,
-    reference,
-  }
+  const verifies = config.verify && !config.dryRun
+  const reference = verifies ? makeReference(weight, roundingOf(plan), config.seed, exact) : undefined
+  const { scaleType } = weight
+  return { plan, choice: { scheme, method }, tensors, payloads, scaleType, squaredError, squaredNorm, reference }
 }
 
 /** Type in which the file hands the weight on. Kernels compute with the dequantized values themselves. */

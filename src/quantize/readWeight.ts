@@ -1,4 +1,5 @@
 /** @file A layer's stored weight as the quantizer takes it, read once and in the order of the files. */
+
 import { QtoolError } from '../errors.ts'
 import type { WeightedLayer } from '../onnx/layers.ts'
 import type { OnnxModel } from '../onnx/model.ts'
@@ -8,12 +9,14 @@ import type { SourceReader } from '../onnx/sourceReader.ts'
 import { tensorByteLength, tensorBytes } from '../onnx/tensorData.ts'
 import type { KernelPool } from '../quant/pool.ts'
 import { NonFiniteWeightError, type StoredElement, type StoredWeight } from '../quant/storedWeight.ts'
+import type { Workspace } from '../quant/workspace.ts'
 
 /** Where weights come from and who computes on them. */
 export interface LayerSource {
   readonly model: OnnxModel
   readonly reader: SourceReader
   readonly pool: KernelPool
+  readonly workspace: Workspace
 }
 
 const ELEMENTS: Readonly<Record<number, StoredElement>> = {
@@ -23,11 +26,12 @@ const ELEMENTS: Readonly<Record<number, StoredElement>> = {
   [DataType.DOUBLE]: 'float64',
 }
 
-/** The weight in shared memory, where the pool's threads can read it. */
-export function readStored({ model, reader }: LayerSource, layer: WeightedLayer): StoredWeight {
+/** The weight in shared memory, where the pool's threads can read it, until the next one is read. */
+export function readStored({ model, reader, workspace }: LayerSource, layer: WeightedLayer): StoredWeight {
   const { tensor } = layer.constant
-  const bytes = new SharedArrayBuffer(tensorByteLength(tensor))
-  const into = new Uint8Array(bytes)
+  const length = tensorByteLength(tensor)
+  const bytes = workspace.take('weight', length)
+  const into = new Uint8Array(bytes, 0, length)
   const payload = model.payloads.get(tensor)
   if (payload) reader.read(payload, into)
   else into.set(tensorBytes(model, tensor))

@@ -75,9 +75,13 @@ describe.concurrent('a run that fails', () => {
 
 describe.concurrent('a reader that closes the pipe', () => {
   it('is not an error', async () => {
-    const { code, stderr } = await runQtool(FAKE, ['quantize', 'big.onnx', '-o', 'o.onnx', '--quiet', '--json'], (child) => {
-      child.stdout!.once('data', () => child.stdout!.destroy())
-    })
+    const { code, stderr } = await runQtool(
+      FAKE,
+      ['quantize', 'big.onnx', '-o', 'o.onnx', '--quiet', '--json'],
+      (child) => {
+        child.stdout!.once('data', () => child.stdout!.destroy())
+      },
+    )
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
   })
 })

@@ -146,7 +146,8 @@ test('the real zero point of HQQ is the oracle’s', () => {
   let moved = 0
   for (let seed = 0; seed < 60; seed++) {
     const bits = [2, 3, 4][seed % 3]!
-    const values = normalWeights(48, 500 + seed, seed % 2 ? 7 : 0).map((w) => w + 0.01)
+    // An odd number: with as many errors above as below, Σ |e| would stand still and rounding noise would end the loop.
+    const values = normalWeights(47, 500 + seed, seed % 2 ? 7 : 0).map((w) => w + 0.01)
     const scale = (Math.max(...values) - Math.min(...values)) / (2 ** bits - 1)
     const first = Math.round(-Math.min(...values) / scale)
     const expected = hqqZero(Array.from(values), scale, first, bits)
