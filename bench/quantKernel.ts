@@ -14,6 +14,7 @@ import { BITS, type QuantizedWeight } from '../src/quant/quantizedWeight.ts'
 import { quantizeTensor } from '../src/quant/quantizeTensor.ts'
 import { relativeErrors } from '../src/quant/relativeErrors.ts'
 import type { StoredWeight } from '../src/quant/storedWeight.ts'
+import { Workspace } from '../src/quant/workspace.ts'
 import { makeRandom } from '../src/random.ts'
 
 const SIDE = 4096
@@ -42,11 +43,12 @@ async function time(stage: string, run: () => unknown): Promise<void> {
 }
 
 console.log(`${threads} threads, ${tensors} × [1, ${SIDE}, ${SIDE}] float32, 4 bits, groups of 32`)
+const workspace = new Workspace()
 let last: QuantizedWeight | undefined
 const quantize = async (method: 'auto' | 'rtn', symmetric: 'auto' | 'yes' | 'no') => {
   const result = await quantizeTensor(
     weight,
-    { bits: 4, groupSize: 32, candidates: gridCandidates(method, symmetric) },
+    { bits: 4, groupSize: 32, candidates: gridCandidates(method, symmetric), workspace },
     pool,
   )
   last = result.weight

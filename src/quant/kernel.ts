@@ -10,7 +10,7 @@ import { type GroupScan, scanGroup } from './scan.ts'
 import { readTile, rowsOf, type StoredWeight } from './storedWeight.ts'
 
 /** Quantize every row onto one kind of grid. Per unit: Σ (ŵ − w)², Σ w², groups whose scale float16 cannot hold. */
-export interface QuantizeJob {
+interface QuantizeJob {
   readonly kind: 'quantize'
   readonly weight: StoredWeight
   readonly groupSize: number
@@ -25,7 +25,7 @@ export interface QuantizeJob {
  * Find what several kinds of grid would cost. Per unit: Σ w², then for each spec Σ (ŵ − w)² and the groups whose scale
  * float16 cannot hold.
  */
-export interface MeasureJob {
+interface MeasureJob {
   readonly kind: 'measure'
   readonly weight: StoredWeight
   readonly groupSize: number

@@ -118,14 +118,14 @@ export function readTile(
   cols: number,
   out: Float32Array,
 ): void {
-  const [, reduction, inner] = weight.shape
+  const [outer, reduction, inner] = weight.shape
   if (inner === 1) {
     if (cols === reduction) readRun(weight, row * reduction, rows * cols, out, 0)
     else for (let r = 0; r < rows; r++) readRun(weight, (row + r) * reduction + col, cols, out, r * cols)
     return
   }
   const asStored = weight.elementType === 'float32' && (weight.multiplier ?? 1) === 1
-  const source = asStored ? new Float32Array(weight.bytes) : reserveScratch(rows * cols)
+  const source = asStored ? new Float32Array(weight.bytes, 0, outer * reduction * inner) : reserveScratch(rows * cols)
   // A tile may end in the middle of one outer index and go on in the next.
   for (let done = 0; done < rows; ) {
     const a = Math.floor((row + done) / inner)

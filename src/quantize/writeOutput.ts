@@ -23,6 +23,7 @@ export interface Output {
   /** Undefined for a dry run without a name. */
   readonly path: string | undefined
   readonly temporaries: Temporaries
+  /** Keeps or writes the bytes; the caller's array may change afterwards. */
   readonly sink: (bytes: Uint8Array) => Payload
   /** The spool, once something was written to it. */
   readonly spool: () => Spool | undefined
@@ -38,7 +39,8 @@ export function openOutput(
   config: QuantizeConfig,
   temporaries: Temporaries,
 ): Output {
-  const small = (bytes: Uint8Array): Payload => ({ kind: 'memory', byteLength: bytes.length, bytes })
+  // Copied: the bytes may lie in buffers that the next layer takes over.
+  const small = (bytes: Uint8Array): Payload => ({ kind: 'memory', byteLength: bytes.length, bytes: bytes.slice() })
   if (config.dryRun) {
     const sink = (bytes: Uint8Array): Payload =>
       bytes.length <= INLINE_LIMIT ? small(bytes) : { kind: 'planned', byteLength: bytes.length }

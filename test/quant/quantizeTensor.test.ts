@@ -7,6 +7,7 @@ import { BITS, dequantize } from '../../src/quant/quantizedWeight.ts'
 import { quantizeTensor } from '../../src/quant/quantizeTensor.ts'
 import { relativeErrors } from '../../src/quant/relativeErrors.ts'
 import { NonFiniteWeightError, type StoredElement, type StoredWeight } from '../../src/quant/storedWeight.ts'
+import { Workspace } from '../../src/quant/workspace.ts'
 import { oracleQuantize } from '../oracles/quantOracle.ts'
 import { normalWeights, store, toRows } from './weights.ts'
 
@@ -107,6 +108,23 @@ test('every element type equals its float32 values', async () => {
       const seen = await quantizeTensor(store(exact, shape, elementType), AUTO, pool)
       const single = await quantizeTensor(store(exact.map(round), shape), AUTO, pool)
       expect(seen).toEqual(single)
+    }
+  }
+})
+
+test('memory larger than the weight, of any size, and arrays used again change nothing', async () => {
+  const workspace = new Workspace()
+  for (const elementType of ['float16', 'float32', 'float64'] as const) {
+    for (const shape of [
+      [24, 50, 1],
+      [1, 50, 24],
+      [2, 5, 3],
+    ] as const) {
+      const stored = store(normalWeights(shape[0] * shape[1] * shape[2], 22), shape, elementType)
+      const bytes = new SharedArrayBuffer(stored.bytes.byteLength + 13)
+      new Uint8Array(bytes).fill(0xff).set(new Uint8Array(stored.bytes))
+      const alone = await quantizeTensor(stored, AUTO, pool)
+      expect(await quantizeTensor({ ...stored, bytes }, { ...AUTO, workspace }, pool)).toEqual(alone)
     }
   }
 })
