@@ -71,7 +71,7 @@ async function chooseCandidate(
 }
 
 /**
- * Quantize a tensor. Scales are float16 values; where one of the winner's would be below 2^−14 or above 65504 in
+ * Quantize a tensor. Scales are float16 values; where one of the winner's would be below 2^−17 or above 65504 in
  * magnitude, all of the tensor's are float32.
  *
  * The result depends on the weights and the options only, not on the number of threads.

@@ -57,7 +57,7 @@ function stored(scale: number, type: 'float16' | 'float32'): number | undefined 
   }
   if (Math.abs(scale) >= 65520) return undefined
   const half = oracleHalf(scale)
-  return Math.abs(half) < 1 / 16384 ? undefined : half
+  return Math.abs(half) < 1 / 131072 ? undefined : half
 }
 
 function levelOf(w: number, scale: number, zero: number, bits: number): number {
