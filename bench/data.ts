@@ -12,6 +12,7 @@ import { decodeNpy, encodeNpy } from '../src/data/npy.ts'
 import { openNpz } from '../src/data/npz.ts'
 import { makeRandom } from '../src/random.ts'
 import { OUT, requirePath, runBenchmark, SHARED_MODELS } from './paths.ts'
+import { printedNumbers, voicedSounds } from './syntheticInputs.ts'
 
 type Arrays = Readonly<Record<string, NdArray>>
 
@@ -52,29 +53,11 @@ function images(path: string, mean: readonly number[], std: readonly number[]): 
   return { inputs: { input: normalise(pixels!, mean, std) }, labels: labels! }
 }
 
-/** Uneven patches of 8 × 8 pixels with noise over them, values in (−1, 1): something with edges for a convolution. */
-function patches(shape: readonly number[], seed: number): NdArray {
-  const random = makeRandom(seed)
-  const [height, width] = [shape[2]!, shape[3]!]
-  const [down, across] = [Math.ceil(height / 8), Math.ceil(width / 8)]
-  const values = new Float32Array(elementCount(shape))
-  for (let plane = 0; plane < values.length; plane += height * width) {
-    const levels = Float32Array.from({ length: down * across }, () => random.uniform() * 1.6 - 0.8)
-    for (let y = 0; y < height; y++) {
-      for (let x = 0; x < width; x++) {
-        const level = levels[Math.floor(y / 8) * across + Math.floor(x / 8)]!
-        values[plane + y * width + x] = level + (random.uniform() - 0.5) * 0.3
-      }
-    }
-  }
-  return float32(shape, values)
-}
-
-function noise(shape: readonly number[], seed: number, spread: number): NdArray {
+function noise(shape: readonly number[], seed: number): NdArray {
   const random = makeRandom(seed)
   return float32(
     shape,
-    Float32Array.from({ length: elementCount(shape) }, () => random.normal() * spread),
+    Float32Array.from({ length: elementCount(shape) }, () => random.normal()),
   )
 }
 
@@ -101,21 +84,21 @@ const SETS: Readonly<Record<string, () => DataSet>> = {
     const { features, labels } = shared('kws/eval.npz')
     return { inputs: { input: features! }, labels: labels! }
   },
-  'ocr-rec': () => ({ inputs: { x: patches([16, 3, 48, 320], 1) } }),
-  'ocr-det': () => ({ inputs: { x: patches([8, 3, 320, 320], 2) } }),
-  'ocr-cls': () => ({ inputs: { x: patches([16, 3, 48, 192], 3) } }),
+  'ocr-rec': () => ({ inputs: { x: printedNumbers([16, 3, 48, 320], 1, 4) } }),
+  'ocr-det': () => ({ inputs: { x: printedNumbers([8, 3, 320, 320], 2, 3) } }),
+  'ocr-cls': () => ({ inputs: { x: printedNumbers([16, 3, 48, 192], 3, 4) } }),
   vad: () => ({
-    inputs: { input: noise([SPEECH, 512], 4, 0.1), state: zeros([SPEECH, 2, 1, 128]), sr: SAMPLE_RATE },
+    inputs: { input: voicedSounds([SPEECH, 512], 4), state: zeros([SPEECH, 2, 1, 128]), sr: SAMPLE_RATE },
   }),
   'vad-legacy': () => ({
     inputs: {
-      input: noise([SPEECH, 1536], 5, 0.1),
+      input: voicedSounds([SPEECH, 1536], 5),
       h: zeros([SPEECH, 2, 1, 64]),
       c: zeros([SPEECH, 2, 1, 64]),
       sr: SAMPLE_RATE,
     },
   }),
-  wakeword: () => ({ inputs: { 'onnx::Flatten_0': noise([64, 24, 96], 6, 1) } }),
+  wakeword: () => ({ inputs: { 'onnx::Flatten_0': noise([64, 24, 96], 6) } }),
 }
 
 /** Files of a prepared set. */

@@ -48,7 +48,7 @@ const language = (name: string, path: string, data: string, samples: number, fp3
   task: perplexity(fp32),
 })
 
-/** Models of npm packages have no labelled data here: seeded random inputs, so agreement with fp32 is all that is measured. */
+/** Models of npm packages have no labelled data here: made-up inputs, so agreement with fp32 is all that is measured. */
 const packaged = (name: string, path: string, data: string, options: readonly string[] = []): BenchModel => ({
   name,
   path: installed(path),

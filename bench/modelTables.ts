@@ -95,7 +95,7 @@ function detailTable(model: BenchModel, results: readonly JobResult[]): string {
   if (rows.length === 0) return ''
   const first = own.find((r) => r.evaluated)
   const caption = first
-    ? `${formatBytes(first.quantized!.sourceBytes)}, ${first.evaluated!.samples} samples${model.task ? '' : ' of seeded noise'}; fp32 ${first.evaluated!.task ? figure(first.evaluated!.task.name, first.evaluated!.task.reference) : 'figure: none'}.`
+    ? `${formatBytes(first.quantized!.sourceBytes)}, ${first.evaluated!.samples} samples${model.task ? '' : ', made up'}; fp32 ${first.evaluated!.task ? figure(first.evaluated!.task.name, first.evaluated!.task.reference) : 'figure: none'}.`
     : ''
   const header = ['bits', 'format', 'bytes', 'ratio', 'bits/weight', 'SQNR dB', 'KL nats', 'top-1 same']
   const table = markdownTable(

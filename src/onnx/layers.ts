@@ -46,7 +46,7 @@ export interface WeightedLayer {
 }
 
 /** A float tensor that is no layer's weight, with the reason in a sentence. */
-export interface Unquantizable {
+interface Unquantizable {
   readonly constant: Constant
   readonly operator: string
   readonly node: string
@@ -62,10 +62,10 @@ export interface Layers {
 }
 
 /** Tensors with fewer elements than this are biases, norms and scalars; they are not looked at one by one. */
-export const SMALLEST_WEIGHT = 64
+const SMALLEST_WEIGHT = 64
 
 /** Find all weighted layers, in the order in which scopes and their constants are stored. */
-export function findLayers(index: ModelIndex): Layers {
+function findLayers(index: ModelIndex): Layers {
   const layers: WeightedLayer[] = []
   const unquantizable: Unquantizable[] = []
   const names = new Set<string>()

@@ -3,7 +3,7 @@ import { quoted } from './names.ts'
 import type { AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto } from './proto.ts'
 
 /** Where in the model a tensor is. */
-export interface TensorPlace {
+interface TensorPlace {
   /**
    * - `initializer` a graph's dense initializer
    * - `constant`    the `value` of a Constant node

@@ -42,20 +42,25 @@ export function symmetricZeroPoint(bits: number): number {
 }
 
 /**
- * The real weights, [rows, cols], with the one rounding that onnxruntime's DequantizeLinear does: each value is
+ * One row of real weights, with the one rounding that onnxruntime's DequantizeLinear does: each value is
  * fround((code − zeroPoint) · scale).
+ * @param into [cols], overwritten.
  */
-export function dequantize(weight: QuantizedWeight): Float32Array {
-  const { rows, cols, groupSize, codes, scales, zeroPoints, bits } = weight
+export function dequantizeRow(weight: QuantizedWeight, row: number, into: Float32Array): void {
+  const { cols, groupSize, codes, scales, zeroPoints, bits } = weight
   const groups = groupsPerRow(cols, groupSize)
-  const real = new Float32Array(rows * cols)
-  for (let r = 0; r < rows; r++) {
-    for (let g = 0; g < groups; g++) {
-      const scale = scales[r * groups + g]!
-      const zero = zeroPoints ? zeroPoints[r * groups + g]! : symmetricZeroPoint(bits)
-      const end = Math.min(cols, (g + 1) * groupSize)
-      for (let k = g * groupSize; k < end; k++) real[r * cols + k] = (codes[r * cols + k]! - zero) * scale
-    }
+  for (let g = 0; g < groups; g++) {
+    const scale = scales[row * groups + g]!
+    const zero = zeroPoints ? zeroPoints[row * groups + g]! : symmetricZeroPoint(bits)
+    const end = Math.min(cols, (g + 1) * groupSize)
+    for (let k = g * groupSize; k < end; k++) into[k] = (codes[row * cols + k]! - zero) * scale
   }
+}
+
+/** All rows of {@link dequantizeRow}, [rows, cols]. */
+export function dequantize(weight: QuantizedWeight): Float32Array {
+  const { rows, cols } = weight
+  const real = new Float32Array(rows * cols)
+  for (let r = 0; r < rows; r++) dequantizeRow(weight, r, real.subarray(r * cols, (r + 1) * cols))
   return real
 }

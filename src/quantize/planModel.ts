@@ -27,7 +27,7 @@ import { VERSION } from '../version.ts'
 import { buildOutput, type Provenance, plannedLayer } from './buildOutput.ts'
 import { outputSize } from './outputSize.ts'
 
-export interface SkippedLayer {
+interface SkippedLayer {
   readonly layer: WeightedLayer
   readonly reason: string
   /** The user said so. */

@@ -4,7 +4,7 @@
  */
 import { createHash } from 'node:crypto'
 import { bfloat16ToFloat, floatToBfloat16, roundToHalf } from '../quant/float16.ts'
-import { groupsPerRow, type QuantizedWeight, symmetricZeroPoint } from '../quant/quantizedWeight.ts'
+import { dequantizeRow, type QuantizedWeight } from '../quant/quantizedWeight.ts'
 import { makeRandom } from '../random.ts'
 
 /** Values a layer's weights take in the file; see {@link makeReference}. */
@@ -67,17 +67,6 @@ export function makeReference(
 function sampleRows(rows: number): Set<number> {
   const count = Math.min(rows, SAMPLED_ROWS)
   return new Set(Array.from({ length: count }, (_, i) => Math.floor((i * (rows - 1)) / Math.max(1, count - 1))))
-}
-
-function dequantizeRow(weight: QuantizedWeight, row: number, into: Float32Array): void {
-  const { cols, groupSize, codes, scales, zeroPoints, bits } = weight
-  const groups = groupsPerRow(cols, groupSize)
-  for (let g = 0; g < groups; g++) {
-    const scale = scales[row * groups + g]!
-    const zero = zeroPoints ? zeroPoints[row * groups + g]! : symmetricZeroPoint(bits)
-    const end = Math.min(cols, (g + 1) * groupSize)
-    for (let k = g * groupSize; k < end; k++) into[k] = (codes[row * cols + k]! - zero) * scale
-  }
 }
 
 function roundInPlace(values: Float32Array, rounding: Rounding): void {

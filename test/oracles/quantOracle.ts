@@ -25,7 +25,7 @@ const HALVES = Array.from({ length: 0x7c00 }, (_, bits) => {
 })
 
 /** Nearest half of a number below 65520 in magnitude, ties to the even bit pattern, by bisection. */
-export function oracleHalf(x: number): number {
+function oracleHalf(x: number): number {
   const magnitude = Math.abs(x)
   let below = 0
   let above = HALVES.length
@@ -41,7 +41,7 @@ export function oracleHalf(x: number): number {
   return x < 0 ? -nearest : nearest
 }
 
-export function roundHalfEven(x: number): number {
+function roundHalfEven(x: number): number {
   const floor = Math.floor(x)
   const rest = x - floor
   if (rest < 0.5) return floor

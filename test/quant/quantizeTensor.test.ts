@@ -2,7 +2,6 @@ import { afterAll, expect, test } from 'vitest'
 import { gridCandidates, sampleStride } from '../../src/quant/candidates.ts'
 import { bfloat16ToFloat, floatToBfloat16, floatToHalf, halfToFloat } from '../../src/quant/float16.ts'
 import { createPool } from '../../src/quant/pool.ts'
-import { probeRows } from '../../src/quant/probe.ts'
 import { BITS, dequantize } from '../../src/quant/quantizedWeight.ts'
 import { quantizeTensor } from '../../src/quant/quantizeTensor.ts'
 import { relativeErrors } from '../../src/quant/relativeErrors.ts'
@@ -241,25 +240,4 @@ test('a sample steps through all columns and reads the groups that it says', asy
   }
   expect(sums[0]).toBeCloseTo(norm, 10)
   expect(sums[1]).toBeCloseTo(error, 10)
-})
-
-test('a probe is the dequantized matrix times the vector', async () => {
-  const [rows, cols] = [13, 45]
-  for (const symmetric of ['yes', 'no'] as const) {
-    const candidates = gridCandidates('rtn', symmetric)
-    const { weight } = await quantizeTensor(
-      store(normalWeights(rows * cols, 14), [rows, cols, 1]),
-      { ...AUTO, candidates },
-      pool,
-    )
-    const x = Float64Array.from(normalWeights(cols, 15))
-    const real = dequantize(weight)
-    const expected = Array.from({ length: rows }, (_, r) =>
-      x.reduce((sum, value, k) => sum + real[r * cols + k]! * value, 0),
-    )
-    probeRows(weight, x).forEach((product, r) => {
-      expect(product).toBeCloseTo(expected[r]!, 12)
-    })
-    expect(() => probeRows(weight, new Float64Array(cols + 1))).toThrow(RangeError)
-  }
 })

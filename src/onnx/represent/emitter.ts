@@ -24,7 +24,7 @@ export interface Emitter {
   fresh(step: string): string
 }
 
-export interface NodeOptions {
+interface NodeOptions {
   readonly attributes?: Readonly<Record<string, AttributeValue>>
   readonly output?: string
 }

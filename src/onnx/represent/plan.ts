@@ -17,7 +17,7 @@ import type { RepresentationName } from '../../report.ts'
 import type { WeightedLayer, WeightUse } from '../layers.ts'
 import { DataType } from '../proto.ts'
 
-export type StorageKind = 'blocks' | 'packed' | 'nibble3' | 'rows' | 'integer'
+type StorageKind = 'blocks' | 'packed' | 'nibble3' | 'rows' | 'integer'
 
 /** What the file may contain. */
 export interface Target {

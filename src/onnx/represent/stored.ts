@@ -2,7 +2,7 @@
  * @file The tensors that hold one quantized layer in the file. The one place that knows stored sizes: budgets, reports
  * and the writer all ask here.
  */
-import { groupsPerRow, type QuantizedWeight, type ScaleType } from '../../quant/quantizedWeight.ts'
+import { groupsPerRow, type ScaleType } from '../../quant/quantizedWeight.ts'
 import { DataType } from '../proto.ts'
 import { type LayerPlan, PLANES } from './plan.ts'
 
@@ -104,11 +104,6 @@ export function integerLayout(plan: LayerPlan): IntegerLayout {
 /** Bytes on disk of codes, scales, zero points and padding. */
 export function storedBytes(plan: LayerPlan, symmetric: boolean, scaleType: ScaleType): number {
   return storedTensors(plan, symmetric, scaleType).reduce((sum, tensor) => sum + tensor.bytes, 0)
-}
-
-/** Bytes on disk of a quantized weight. */
-export function bytesOf(plan: LayerPlan, weight: QuantizedWeight): number {
-  return storedBytes(plan, weight.zeroPoints === undefined, weight.scaleType)
 }
 
 const TYPE_BITS: Readonly<Record<number, number>> = {

@@ -18,7 +18,7 @@ export type StoredNames = Readonly<Partial<Record<StoredRole, string>>>
  * @param plane name of uint8 [rows, 1, bytes] (or [n, 1, bytes] for gathered rows).
  * @returns name of uint8 [rows, 8 / width, bytes], whose flattened last two axes are the columns in order.
  */
-export function emitUnpackPlane(to: Emitter, step: string, plane: string, width: 1 | 2 | 4): string {
+function emitUnpackPlane(to: Emitter, step: string, plane: string, width: 1 | 2 | 4): string {
   const fields = 8 / width
   const left = Array.from({ length: fields }, (_, s) => 8 - width * (s + 1))
   const shifted = to.node(`${step}.shl`, 'BitShift', [plane, to.uint8([fields, 1], left)], {
