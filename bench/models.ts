@@ -65,6 +65,7 @@ async function main(): Promise<void> {
       console.error(`${open.length - i} jobs left: the ${values.minutes} minutes are over; run it again to go on`)
       break
     }
+    if (buildDigest() !== build) throw new Error('the tool was rebuilt meanwhile; run it again')
     const result = await runJob(job, build, JOB_LIMIT_SECONDS)
     console.error(
       `${i + 1}/${open.length} ${job.model.name} ${job.bits} bits ${job.format}${job.pass === 'fp32' ? ' (all samples)' : ''}: ${describe(result)}`,

@@ -3,6 +3,7 @@
  */
 import os from 'node:os'
 import { analyzeLayers, summarize } from './analyze/analyzeLayers.ts'
+import { type InferredShape, inferShapes } from './analyze/inferShapes.ts'
 import type { AnalyzeConfig, EvalConfig, QuantizeConfig } from './config.ts'
 import { resolveAnalyzeConfig, resolveEvalConfig, resolveQuantizeConfig } from './configRules.ts'
 import { QtoolError } from './errors.ts'
@@ -42,6 +43,11 @@ export async function analyzeModel(
     const analyses = await analyzeLayers({ model, reader, pool, workspace: new Workspace() }, found, resolved, run)
     const alone = leftAlone(found, [])
     const sizes = fileSizes(model)
+    const warnings: string[] = []
+    const shapes = await inferShapes(model, found).catch((error: Error) => {
+      warnings.push(`multiply-accumulates are counted from declared shapes only: ${error.message}`)
+      return new Map<string, InferredShape>()
+    })
     const aloneBytes = alone.reduce((sum, entry) => sum + entry.bytes, 0)
     return {
       schemaVersion: SCHEMA_VERSION,
@@ -49,9 +55,9 @@ export async function analyzeModel(
       qtoolVersion: VERSION,
       model: { ...sizes, irVersion: Number(model.proto.irVersion), opsets: opsetsOf(model) },
       groupSize: resolved.groupSize,
-      ...summarize(found, analyses, aloneBytes, sizes.totalBytes),
+      ...summarize(found, analyses, shapes, aloneBytes, sizes.totalBytes),
       leftAlone: alone,
-      warnings: [],
+      warnings,
     }
   } finally {
     reader.close()

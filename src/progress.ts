@@ -22,3 +22,11 @@ export interface RunOptions {
 export function checkAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw new QtoolError('interrupted', 'interrupted before it was done; nothing was written')
 }
+
+/**
+ * Let the event loop turn once: timers fire, a signal may abort, threads' answers come in. Work that blocks (onnxruntime,
+ * packing) waits for it between its units.
+ */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve))
+}

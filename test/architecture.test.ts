@@ -19,7 +19,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   eval: ['data', 'onnx', 'quant', 'runtime'],
   verify: ['data', 'onnx', 'quant', 'runtime'],
   quantize: ['bitalloc', 'config', 'configRules', 'onnx', 'quant', 'report', 'verify'],
-  analyze: ['onnx', 'quant', 'quantize'],
+  analyze: ['onnx', 'quant', 'quantize', 'runtime'],
   commands: ['bitalloc', 'config', 'configRules', 'pipeline', 'report', 'quant'],
 }
 

@@ -9,6 +9,7 @@ import { relativeErrors } from '../quant/relativeErrors.ts'
 import { fileOrder, type LayerSource, readStored, weightErrors } from '../quantize/readWeight.ts'
 import { layerInfo } from '../quantize/report.ts'
 import type { AnalyzeReport, WidthFigures } from '../report.ts'
+import type { InferredShape } from './inferShapes.ts'
 
 /** Sizes are those of the default format where nothing stands in its way. */
 const TARGET: Target = { format: 'auto', opset: 21, accuracyLevel: 4 }
@@ -58,10 +59,11 @@ export async function analyzeLayers(
 export function summarize(
   found: Layers,
   analyses: readonly LayerAnalysis[],
+  shapes: ReadonlyMap<string, InferredShape>,
   leftAloneBytes: number,
   totalBytes: number,
 ): Pick<AnalyzeReport, 'layers' | 'totals'> {
-  const infos = analyses.map(({ layer }) => layerInfo(found, layer))
+  const infos = analyses.map(({ layer }) => layerInfo(found, layer, shapes))
   const weightBytes = infos.reduce((sum, info) => sum + info.bytes, 0)
   const norm = analyses.reduce((sum, analysis) => sum + analysis.squaredNorm, 0)
   const widths = BITS.map((bits, w): WidthFigures => {

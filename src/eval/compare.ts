@@ -2,7 +2,7 @@
 import type { Dataset } from '../data/dataset.ts'
 import type { FeedBatch, FeedTensor } from '../data/modelInput.ts'
 import { QtoolError } from '../errors.ts'
-import { checkAborted, type RunOptions } from '../progress.ts'
+import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
 import type { OutputComparison, TaskMetric } from '../report.ts'
 import type { Session } from '../runtime/session.ts'
 import { OutputAccumulator, type OutputBatch, samplesOf } from './metrics.ts'
@@ -57,6 +57,7 @@ export async function compareModels(
   const comparers = new Map<string, OutputComparer>()
   let samples = 0
   for (const batch of dataset.batches(Math.min(options.batchSize, total || 1))) {
+    await nextTurn()
     checkAborted(run.signal)
     const pairs = await runBoth(reference, candidate, batch, pairing)
     for (const [name, pair] of pairs) {

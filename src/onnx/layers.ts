@@ -3,7 +3,7 @@
  * uses, and every other float tensor with the reason why it stays as it is.
  */
 import { type ChainStep, chainStep, isFloatType, movesConstantsOnly, pullBack } from './chain.ts'
-import { type Constant, functionKey, indexModel, type ModelIndex, type Reader, type Scope } from './graph.ts'
+import { type Constant, functionKey, indexModel, type ModelIndex, nodesOf, type Reader, type Scope } from './graph.ts'
 import {
   isQuantizedOperator,
   isQuantizer,
@@ -64,7 +64,7 @@ export interface Layers {
 /** Tensors with fewer elements than this are biases, norms and scalars; they are not looked at one by one. */
 const SMALLEST_WEIGHT = 64
 
-/** Find all weighted layers, in the order in which scopes and their constants are stored. */
+/** Find all weighted layers, in the order of the nodes that use them first. */
 function findLayers(index: ModelIndex): Layers {
   const layers: WeightedLayer[] = []
   const unquantizable: Unquantizable[] = []
@@ -82,6 +82,9 @@ function findLayers(index: ModelIndex): Layers {
       layers.push(makeLayer(constant, dims, weights, found, names))
     }
   }
+  const order = new Map(index.scopes.flatMap(nodesOf).map((node, i) => [node, i]))
+  const firstUse = (layer: WeightedLayer) => Math.min(...layer.uses.map((use) => order.get(use.node)!))
+  layers.sort((a, b) => firstUse(a) - firstUse(b))
   const quantizedNodes = index.scopes.flatMap((scope) =>
     (scope.graph ?? scope.fn)!.node.filter(isQuantizedOperator).map((node) => ({ scope, node })),
   )

@@ -1,61 +1,83 @@
-/** @file Multiply-accumulates of a weighted layer, as far as the model declares shapes. */
+/** @file Multiply-accumulates of a weighted layer, as far as shapes are known. */
 import type { ModelIndex, Scope } from './graph.ts'
 import type { WeightedLayer, WeightUse } from './layers.ts'
-import { integerShape } from './valueShapes.ts'
+import { declaredShape } from './valueShapes.ts'
 
 export interface Macs {
   readonly count: number
-  /** The number is per output position (token, pixel): the shape of the layer's output is not declared. */
+  /** The number is per output position (token, pixel, step): how many there are depends on the input. */
   readonly perPosition: boolean
 }
 
-/** A lookup multiplies nothing; every other weight is used once per output position. */
-export function layerMacs(index: ModelIndex, layer: WeightedLayer): Macs | undefined {
+/** A shape in which dimensions may be unknown (undefined) or symbolic (a name). */
+type Shape = readonly (number | string | undefined)[]
+
+/**
+ * Multiply-accumulates for one sample: an unknown first dimension (the batch) counts as 1. A lookup multiplies nothing;
+ * every other weight is used once per output position.
+ * @param inferred shapes of values of the main graph that the model does not declare, by name.
+ */
+export function layerMacs(
+  index: ModelIndex,
+  layer: WeightedLayer,
+  inferred: ReadonlyMap<string, Shape> = new Map(),
+): Macs {
   const uses = distinctNodes(layer.uses).filter((use) => use.node.opType !== 'Gather')
   if (uses.length === 0) return { count: 0, perPosition: false }
+  const shapeOf = (scope: Scope, name: string | undefined): Shape | undefined => {
+    if (!name) return undefined
+    const known = scope === index.scopes[0] ? inferred.get(name) : undefined
+    return known ?? declaredShape(scope, name)
+  }
   let count = 0
   let perPosition = false
   for (const use of uses) {
-    const positions = outputPositions(index, use, layer)
+    const positions = outputPositions(use, shapeOf)
     if (positions === undefined) perPosition = true
     count += layer.weights * (positions ?? 1)
   }
   return { count, perPosition }
 }
 
-/** Output values per output row of the weight: tokens of a MatMul, pixels of a Conv, steps of an LSTM. */
-function outputPositions(index: ModelIndex, use: WeightUse, layer: WeightedLayer): number | undefined {
-  const shape = declared(index, use.scope, use.node.output[0] ?? '')
-  if (!shape) return undefined
-  const values = shape.reduce((a, b) => a * b, 1)
-  switch (use.node.opType) {
+type ShapeOf = (scope: Scope, name: string | undefined) => Shape | undefined
+
+/** Output values per row of the weight: tokens of a MatMul, pixels of a Conv, steps of an LSTM. */
+function outputPositions(use: WeightUse, shapeOf: ShapeOf): number | undefined {
+  const { scope, node } = use
+  const shape = shapeOf(scope, node.output[0])
+  switch (node.opType) {
     case 'MatMul':
     case 'Gemm':
-    case 'FusedMatMul':
-      return use.dims && use.dims.length === 2 ? values / (layer.weights / layer.view.reduction) : undefined
+    case 'FusedMatMul': {
+      // The weight is the right operand [K, N] of an output […, N], or the left one [M, K] of [M, N].
+      if (use.dims?.length !== 2 || !shape) return undefined
+      return use.inputIndex === 1 ? product(shape.slice(0, -1), true) : product(shape.slice(-1), false)
+    }
     case 'Conv':
     case 'FusedConv':
-      return shape[0]! * shape.slice(2).reduce((a, b) => a * b, 1) || undefined
+      return shape && product([shape[0], ...shape.slice(2)], true)
     case 'ConvTranspose': {
       // Each weight meets every input position of its channel.
-      const input = declared(index, use.scope, use.node.input[0] ?? '')
-      return input && input[0]! * input.slice(2).reduce((a, b) => a * b, 1)
+      const input = shapeOf(scope, node.input[0])
+      return input && product([input[0], ...input.slice(2)], true)
     }
     case 'LSTM':
     case 'GRU':
     case 'RNN':
       // Y [steps, directions, batch, hidden]
-      return shape.length === 4 ? shape[0]! * shape[2]! : undefined
+      return shape?.length === 4 ? product([shape[2], shape[0]], true) : undefined
   }
   return undefined
 }
 
-function declared(index: ModelIndex, scope: Scope, name: string): readonly number[] | undefined {
-  const graph = scope.graph
-  if (!graph || !name) return undefined
-  const value = [graph.valueInfo, graph.output, graph.input].flat().find((info) => info.name === name)
-  const shape = value && integerShape(value)
-  return shape ?? (scope.parent ? declared(index, scope.parent, name) : undefined)
+/** Product of dimensions, undefined when one is unknown; the first may be an unknown batch, which counts as 1. */
+function product(dims: Shape, batchFirst: boolean): number | undefined {
+  let total = 1
+  for (const [i, dim] of dims.entries()) {
+    if (typeof dim === 'number') total *= dim
+    else if (!batchFirst || i > 0) return undefined
+  }
+  return total
 }
 
 function distinctNodes(uses: readonly WeightUse[]): WeightUse[] {

@@ -22,6 +22,7 @@ import {
   type TensorProto,
   TensorProtoSchema,
   type ValueInfoProto,
+  ValueInfoProtoSchema,
 } from 'onnx-buf'
 
 export type { AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto }
@@ -47,6 +48,14 @@ export function makeModel(fields: MessageInitShape<typeof ModelProtoSchema>): Mo
 
 export function makeTensor(fields: MessageInitShape<typeof TensorProtoSchema>): TensorProto {
   return create(TensorProtoSchema, fields)
+}
+
+/** A value of a graph's signature; without an element type, its type is left to be inferred. */
+export function makeValueInfo(name: string, elemType?: number, dims?: readonly number[]): ValueInfoProto {
+  if (elemType === undefined) return create(ValueInfoProtoSchema, { name })
+  const dim = dims?.map((size) => ({ value: { case: 'dimValue' as const, value: BigInt(size) } }))
+  const value = { elemType, ...(dim ? { shape: { dim } } : {}) }
+  return create(ValueInfoProtoSchema, { name, type: { value: { case: 'tensorType', value } } })
 }
 
 export function makeOpset(domain: string, version: number) {

@@ -7,7 +7,7 @@ import type { Payload } from '../onnx/model.ts'
 import { DataType } from '../onnx/proto.ts'
 import { packLayer } from '../onnx/represent/packLayer.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
-import { checkAborted, type RunOptions } from '../progress.ts'
+import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
 import { gridCandidates } from '../quant/candidates.ts'
 import { type QuantizedTensor, quantizeTensor } from '../quant/quantizeTensor.ts'
 import { Workspace } from '../quant/workspace.ts'
@@ -72,17 +72,13 @@ export async function quantizeLayers(
     run.onProgress?.({ stage: 'quantize', done, total: totalWeights, item: plan.layer.name })
     const quantized = await computing!
     computing = start(place + 1)
+    // The pool's first answer starts its main job; only then does this thread go on.
     await nextTurn()
     results[i] = await packQuantized(plan, quantized, config, sink)
     done += plan.layer.weights
   }
   run.onProgress?.({ stage: 'quantize', done: totalWeights, total: totalWeights })
   return results
-}
-
-/** Let the pool's answers in, so that its next job starts before this thread goes on. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve))
 }
 
 /** Read a weight and have the pool quantize it. The reading is done when this returns. */

@@ -11,8 +11,12 @@ import { SCHEMA_VERSION } from '../report.ts'
 import type { ModelPlan } from './planModel.ts'
 import type { QuantizedLayerData } from './quantizeLayers.ts'
 
-/** What every report says of a layer. */
-export function layerInfo(found: Layers, layer: WeightedLayer): LayerInfo {
+/** What every report says of a layer. @param shapes inferred output shapes, where the model declares none. */
+export function layerInfo(
+  found: Layers,
+  layer: WeightedLayer,
+  shapes?: ReadonlyMap<string, readonly (number | string | undefined)[]>,
+): LayerInfo {
   const { tensor, name } = layer.constant
   return {
     name: layer.name,
@@ -22,7 +26,7 @@ export function layerInfo(found: Layers, layer: WeightedLayer): LayerInfo {
     elementType: elementTypeName(tensor.dataType),
     weights: layer.weights,
     bytes: tensorByteLength(tensor),
-    macs: layerMacs(found.index, layer),
+    macs: layerMacs(found.index, layer, shapes),
   }
 }
 

@@ -12,7 +12,7 @@ import type { OnnxModel } from '../onnx/model.ts'
 import { quoted } from '../onnx/names.ts'
 import { cloneNode, DataType } from '../onnx/proto.ts'
 import type { WrittenUse } from '../onnx/represent/apply.ts'
-import { checkAborted, type RunOptions } from '../progress.ts'
+import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
 import type { VerifiedLayer } from '../report.ts'
 import { openSession } from '../runtime/session.ts'
 import { extractComputation, PROBE_INPUT, PROBE_OUTPUT, type ProbeInput } from './extract.ts'
@@ -49,6 +49,7 @@ export async function verifyWritten(
   const verified: VerifiedLayer[] = []
   const kernels = new Set<string>()
   for (const [i, use] of written.entries()) {
+    await nextTurn()
     checkAborted(run.signal)
     const { name } = use.plan.layer
     run.onProgress?.({ stage: 'verify', done: i, total: written.length, item: name })
