@@ -17,10 +17,13 @@ export function writeSection(name: string, markdown: string): void {
   console.log(`${name}: written to ${RESULTS.slice(ROOT.length + 1)}`)
 }
 
-/** A Markdown table; `|` in cells is escaped. */
+/** A Markdown table, its columns padded as Biome formats them; `|` in cells is escaped. */
 export function markdownTable(header: readonly string[], rows: readonly (readonly string[])[]): string {
-  const line = (cells: readonly string[]) => `| ${cells.map((c) => c.replaceAll('|', '\\|')).join(' | ')} |`
-  return [line(header), line(header.map(() => '---')), ...rows.map(line)].join('\n')
+  const lines = [header, ...rows].map((cells) => cells.map((cell) => cell.replaceAll('|', '\\|')))
+  const widths = header.map((_, i) => Math.max(3, ...lines.map((cells) => cells[i]!.length)))
+  const format = (cells: readonly string[]) => `| ${cells.map((cell, i) => cell.padEnd(widths[i]!)).join(' | ')} |`
+  const rule = format(widths.map((width) => '-'.repeat(width)))
+  return [format(lines[0]!), rule, ...lines.slice(1).map(format)].join('\n')
 }
 
 /** One line on the machine that the figures come from. */

@@ -8,6 +8,7 @@ import { loadModel } from '../src/onnx/load.ts'
 import { quantizeModel } from '../src/pipeline.ts'
 import { makeRandom } from '../src/random.ts'
 import type { QuantizeReport } from '../src/report.ts'
+import { decodeIndependently } from './helpers/independentReader.ts'
 import { useTempDir } from './helpers/tempDir.ts'
 
 const directory = useTempDir()
@@ -67,7 +68,14 @@ describe.each(['auto', 'contrib', 'standard'] as const)('format %s', (format) =>
       expect(report.output.totalBytes).toBe(
         report.output.files.reduce((sum, file) => sum + fs.statSync(file.path).size, 0),
       )
-      expect(() => loadModel(out)).not.toThrowError()
+      const ours = loadModel(out).proto
+      // A reader that shares no code with the writer sees the same graph.
+      const theirs = decodeIndependently(fs.readFileSync(out))
+      expect(theirs.graph!.node!.map((node) => node.opType)).toEqual(ours.graph!.node.map((node) => node.opType))
+      expect(theirs.graph!.initializer!.map((tensor) => tensor.name)).toEqual(
+        ours.graph!.initializer.map((tensor) => tensor.name),
+      )
+      expect(theirs.metadataProps.map((entry) => entry.key)).toContain('qtool.plan')
       if (
         format === 'standard' &&
         name !== 'fused-matmul' &&

@@ -13,12 +13,33 @@ const NO_LINES = Object.fromEntries(
     .map((name) => [name, '']),
 )
 
+/** Shares of a shortened name that its beginning may take, the most readable first. */
+const HEAD_SHARES = [0.5, 0.35, 0.2, 0, 0.65, 0.8]
+
+/**
+ * Names cut to at most `width` characters (at least 5), each with a piece left out of its middle: at the place where the
+ * most names stay apart. Layers of one model differ in the end of their names, branches in the beginning.
+ */
+export function shortenNames(names: readonly string[], width: number): string[] {
+  let best: string[] = []
+  let most = 0
+  for (const share of HEAD_SHARES) {
+    const cut = names.map((name) => shortenMiddle(name, width, share))
+    const distinct = new Set(cut).size
+    if (distinct > most) {
+      best = cut
+      most = distinct
+    }
+  }
+  return best
+}
+
 /** The text with its middle cut out, at most `width` characters long (at least 5). */
-export function shortenMiddle(text: string, width: number): string {
+export function shortenMiddle(text: string, width: number, headShare = 0.5): string {
   const characters = [...text]
   if (characters.length <= width) return text
   const kept = width - 2
-  const head = Math.ceil(kept / 2)
+  const head = Math.ceil(kept * headShare)
   return `${characters.slice(0, head).join('')}..${characters.slice(characters.length - (kept - head)).join('')}`
 }
 
@@ -35,7 +56,13 @@ export function textTable(heads: readonly string[], rows: readonly (readonly str
   const widths = [nameWidth, ...natural.slice(1)]
   const aligns = heads.map((head, c) => (c === 0 || head.startsWith('<') ? 'left' : 'right'))
   const lines = [titles, widths.map((width) => '-'.repeat(width))]
-  for (const [name, ...cells] of clean) lines.push([shortenMiddle(name!, nameWidth), ...cells])
+  const names = shortenNames(
+    clean.map((row) => row[0]!),
+    nameWidth,
+  )
+  clean.forEach(([, ...cells], i) => {
+    lines.push([names[i]!, ...cells])
+  })
   const parts: string[] = []
   for (let start = 0; start < lines.length; start += ROWS_AT_ONCE) {
     parts.push(layOut(lines.slice(start, start + ROWS_AT_ONCE), widths, aligns))
