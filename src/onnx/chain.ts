@@ -73,10 +73,10 @@ function permutation(node: NodeProto, rank: number): readonly number[] {
 
 function reshaped(node: NodeProto, scope: Scope, from: readonly number[]): readonly number[] | undefined {
   const second = node.input[1] ? findConstant(scope, node.input[1]) : undefined
-  if (node.input[1] && !second) return undefined
   const values = second
     ? integerValues(second.tensor)
     : intsAttribute(node, node.opType === 'Reshape' ? 'shape' : 'axes')
+  if (node.input[1] && !values) return undefined
   if (node.opType === 'Reshape') {
     if (!values) return undefined
     const dims = values.map((d, i) => (d === 0 && intAttribute(node, 'allowzero', 0) === 0 ? from[i]! : d))

@@ -3,6 +3,12 @@ import { DataType, type TensorProto } from './proto.ts'
 
 /** Values of an INT64 or INT32 tensor whose data is inline, or undefined for any other tensor. */
 export function integerValues(tensor: TensorProto): number[] | undefined {
+  const values = inlineValues(tensor)
+  // Data that lies in a file has left nothing here, which is not the same as an empty list.
+  return values?.length === tensor.dims.reduce((count, dim) => count * Number(dim), 1) ? values : undefined
+}
+
+function inlineValues(tensor: TensorProto): number[] | undefined {
   const { rawData } = tensor
   const view = new DataView(rawData.buffer, rawData.byteOffset, rawData.byteLength)
   if (tensor.dataType === DataType.INT64) {

@@ -33,7 +33,7 @@ export interface WeightUse {
 
 /** A stored weight and everything that reads it. */
 export interface WeightedLayer {
-  /** Unique: the first use's node name, or its first output, or the weight's name where that is taken. */
+  /** Unique: the first use's node name, or its first output, or the weight's name where that is taken, or that and a number. */
   readonly name: string
   readonly constant: Constant
   readonly dims: readonly number[]
@@ -116,6 +116,8 @@ function walkReaders(
   dataType: number,
 ): Readings {
   const found: Readings = { slots: [], others: [] }
+  // Pieces of a tensor meet again in every later Concat: each name is followed once.
+  const pieces = new Map<Scope, Set<string>>()
   visit(scope, name, dims, dataType, [], false)
   return found
 
@@ -127,6 +129,12 @@ function walkReaders(
     steps: readonly ChainStep[],
     inFunction: boolean,
   ): void {
+    if (!shape) {
+      const seen = pieces.get(at) ?? new Set()
+      pieces.set(at, seen)
+      if (seen.has(tensor)) return
+      seen.add(tensor)
+    }
     if (at.outputs.has(tensor)) found.others.push(undefined)
     for (const reader of at.readers.get(tensor) ?? []) {
       const { scope: readerScope, node, inputIndex } = reader
@@ -183,7 +191,9 @@ function makeLayer(
   })
   const first = uses[0]!
   const wanted = first.node.name || first.node.output[0] || constant.name
-  const name = names.has(wanted) ? constant.name : wanted
+  let name = names.has(wanted) ? constant.name : wanted
+  // Bodies and functions have names of their own, which may be the same.
+  for (let i = 2; names.has(name); i++) name = `${constant.name}~${i}`
   names.add(name)
   return { name, constant, dims, weights, view, uses, hasOtherReaders: found.others.length > 0 }
 }

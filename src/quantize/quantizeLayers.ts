@@ -104,9 +104,12 @@ async function packQuantized(
   await nextTurn()
   const payloads = bytes.map(sink)
   await nextTurn()
-  const exact = plan.decodesTensor || plan.uses.includes('DequantizeLinear')
+  const keep = {
+    hash: plan.decodesTensor || plan.uses.includes('DequantizeLinear'),
+    rows: plan.uses.includes('GatherBlockQuantized') || plan.uses.includes('gather-rows'),
+  }
   const verifies = config.verify && !config.dryRun
-  const reference = verifies ? makeReference(weight, roundingOf(plan), config.seed, exact) : undefined
+  const reference = verifies ? makeReference(weight, roundingOf(plan), config.seed, keep) : undefined
   const { scaleType } = weight
   return { plan, choice: { scheme, method }, tensors, payloads, scaleType, squaredError, squaredNorm, reference }
 }

@@ -16,7 +16,7 @@ export interface LayerReference {
   readonly product: Float64Array
   /** SHA-256 of all dequantized weights, float32 [rows, cols]; undefined unless asked for. */
   readonly sha256: string | undefined
-  /** A few rows, dequantized. */
+  /** A few rows, dequantized; empty unless asked for. */
   readonly sampledRows: readonly { readonly row: number; readonly values: Float32Array }[]
 }
 
@@ -31,20 +31,21 @@ const SLAB = 1 << 20
 /**
  * @param rounding   type of the rebuilt tensor; each weight is rounded to it after dequantization.
  * @param seed       of the activations.
- * @param hashWhole  also hash every weight (for tensors that the file rebuilds, compared bit for bit).
+ * @param keep       what else to keep: a hash of every weight (for tensors that the file rebuilds, compared bit for bit),
+ *   sampled rows (for lookups).
  */
 export function makeReference(
   weight: QuantizedWeight,
   rounding: Rounding,
   seed: number,
-  hashWhole: boolean,
+  keep: { readonly hash: boolean; readonly rows: boolean },
 ): LayerReference {
   const { rows, cols } = weight
   const random = makeRandom(seed)
   const activations = Float32Array.from({ length: cols }, () => random.normal())
   const product = new Float64Array(rows)
-  const hash = hashWhole ? createHash('sha256') : undefined
-  const wanted = sampleRows(rows)
+  const hash = keep.hash ? createHash('sha256') : undefined
+  const wanted = keep.rows ? sampleRows(rows) : new Set<number>()
   const sampledRows: { row: number; values: Float32Array }[] = []
   const slabRows = Math.max(1, Math.min(rows, Math.floor(SLAB / cols)))
   const slab = new Float32Array(slabRows * cols)

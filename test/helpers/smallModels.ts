@@ -11,7 +11,7 @@ import {
   type TensorProto,
 } from '../../src/onnx/proto.ts'
 
-const FLOAT = 1
+export const FLOAT = 1
 
 type Fields = Exclude<Parameters<typeof makeModel>[0], ModelProto>
 

@@ -270,7 +270,8 @@ describe('chainStep', () => {
     const outside = makeTensor({ name: 'axes', dims: [1n], dataType: DataType.INT64 })
     const small = scopeOf(model({ initializer: [floats('w', [64, 1]), outside] }))
     for (const opType of ['Squeeze', 'Unsqueeze', 'Reshape']) {
-      expect(chainStep(makeNode(opType, ['w', 'axes'], ['y']), small, [64, 1], FLOAT), opType).toBeUndefined()
+      const taken = chainStep(makeNode(opType, ['w', 'axes'], ['y']), small, [64, 1], FLOAT)
+      expect(taken?.to, opType).toBeUndefined()
     }
   })
 })
