@@ -96,6 +96,8 @@ export async function quantizeModel(
     return quantizeReport({ ...outcome, ...written, seconds: (performance.now() - started) / 1000 }, resolved, VERSION)
   } finally {
     reader.close()
+    // Closes its file too, which a removed name would keep on the disk.
+    output.spool()?.remove()
     temporaries.removeAll()
     await pool.close()
   }

@@ -38,6 +38,13 @@ export interface Scope {
   readonly outputs: ReadonlySet<string>
 }
 
+/** The local function that a scope is, or lies in. */
+export function enclosingFunction(scope: Scope): FunctionProto | undefined {
+  let outermost = scope
+  while (outermost.parent) outermost = outermost.parent
+  return outermost.fn
+}
+
 /** The node list that a scope's proto holds. */
 export function nodesOf(scope: Scope): NodeProto[] {
   return (scope.graph ?? scope.fn)!.node

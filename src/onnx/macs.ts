@@ -1,4 +1,5 @@
 /** @file Multiply-accumulates of a weighted layer, as far as shapes are known. */
+import { intAttribute } from './attributes.ts'
 import type { ModelIndex, Scope } from './graph.ts'
 import type { WeightedLayer, WeightUse } from './layers.ts'
 import { declaredShape } from './valueShapes.ts'
@@ -29,14 +30,13 @@ export function layerMacs(
     const known = scope === index.scopes[0] ? inferred.get(name) : undefined
     return known ?? declaredShape(scope, name)
   }
-  let count = 0
-  let perPosition = false
+  let positions: number | undefined = 0
   for (const use of uses) {
-    const positions = outputPositions(use, shapeOf)
-    if (positions === undefined) perPosition = true
-    count += layer.weights * (positions ?? 1)
+    const own = outputPositions(use, shapeOf)
+    positions = own === undefined || positions === undefined ? undefined : positions + own
   }
-  return { count, perPosition }
+  // Where one use is counted for one position, so are all: a sum of both would mean nothing.
+  return { count: layer.weights * (positions ?? uses.length), perPosition: positions === undefined }
 }
 
 type ShapeOf = (scope: Scope, name: string | undefined) => Shape | undefined
@@ -49,9 +49,12 @@ function outputPositions(use: WeightUse, shapeOf: ShapeOf): number | undefined {
     case 'MatMul':
     case 'Gemm':
     case 'FusedMatMul': {
-      // The weight is the right operand [K, N] of an output […, N], or the left one [M, K] of [M, N].
-      if (use.dims?.length !== 2 || !shape) return undefined
-      return use.inputIndex === 1 ? product(shape.slice(0, -1), true) : product(shape.slice(-1), false)
+      // The weight is the right operand [stack…, K, N] of an output […, M, N], or the left one [stack…, M, K].
+      if (!use.dims || use.dims.length < 2 || !shape) return undefined
+      const isBatched = use.inputIndex === 1 || shape.length > 2
+      const others = use.inputIndex === 1 ? shape.slice(0, -1) : [...shape.slice(0, -2), ...shape.slice(-1)]
+      const all = product(others, isBatched)
+      return all && all / product(use.dims.slice(0, -2), false)!
     }
     case 'Conv':
     case 'FusedConv':
@@ -64,8 +67,9 @@ function outputPositions(use: WeightUse, shapeOf: ShapeOf): number | undefined {
     case 'LSTM':
     case 'GRU':
     case 'RNN':
-      // Y [steps, directions, batch, hidden]
-      return shape?.length === 4 ? product([shape[2], shape[0]], true) : undefined
+      // Y [steps, directions, batch, hidden], or [batch, steps, directions, hidden] with layout 1.
+      if (shape?.length !== 4) return undefined
+      return product(intAttribute(node, 'layout', 0) === 0 ? [shape[2], shape[0]] : [shape[0], shape[1]], true)
   }
   return undefined
 }

@@ -42,7 +42,9 @@ function convTransposeView(node: NodeProto, dims: readonly number[]): WeightView
   const groups = intAttribute(node, 'group', 1)
   const inputs = dims[0]! / groups
   const rest = product(dims.slice(1))
-  if (inputs >= CONV_TRANSPOSE_MIN_INPUTS) return { outer: groups, reduction: inputs, inner: rest }
+  // The caller of a function may say the number of groups; then it is not known here.
+  if (Number.isInteger(inputs) && inputs >= CONV_TRANSPOSE_MIN_INPUTS)
+    return { outer: groups, reduction: inputs, inner: rest }
   return { outer: dims[0]!, reduction: rest, inner: 1 }
 }
 

@@ -7,14 +7,13 @@
  */
 import { QtoolError } from '../errors.ts'
 import { hasReferencedAttribute } from './attributes.ts'
-import { indexModel, makeFreshNames, nodesOf, type Scope } from './graph.ts'
+import { enclosingFunction, indexModel, makeFreshNames, nodesOf, type Scope } from './graph.ts'
 import { quoted } from './names.ts'
 import type { AddConstant } from './opsetChanges.ts'
 import { type OpsetFacts, opsetFacts } from './opsetFacts.ts'
 import { changesBetween, irVersionOf, isKnownOperator, LATEST_OPSET, OLDEST_OPSET } from './opsetHistory.ts'
 import {
   DataType,
-  type FunctionProto,
   type ModelProto,
   makeNode,
   makeOpset,
@@ -115,16 +114,15 @@ function importedVersion(holder: Importing): number {
   return Number(holder.opsetImport.find((o) => isDefaultDomain(o.domain))?.version ?? 0)
 }
 
+/** Opset of the default domain that the nodes of a scope are written in. */
+export function opsetOf(model: ModelProto, scope: Scope): number {
+  return scopeVersion(scope, importedVersion(model))
+}
+
 /** A function and the subgraphs in it follow the function's own import. */
 function scopeVersion(scope: Scope, modelVersion: number): number {
   const fn = enclosingFunction(scope)
   return fn ? importedVersion(fn) : modelVersion
-}
-
-function enclosingFunction(scope: Scope): FunctionProto | undefined {
-  let outermost = scope
-  while (outermost.parent) outermost = outermost.parent
-  return outermost.fn
 }
 
 function raiseImport(holder: Importing, to: number): void {

@@ -45,7 +45,7 @@ export function buildOutput(
     tensors,
     payloads,
   }))
-  const written = applyLayersInPlace(model, packed, target.opset, target.accuracyLevel)
+  const written = applyLayersInPlace(model, packed, target.accuracyLevel)
   const plans = layers.map(({ plan }) => plan)
   const choices = layers.map(({ choice }) => choice)
   writeMetadataInPlace(model.proto, provenance.version, config, provenance.sha256, plans, choices)

@@ -11,7 +11,7 @@ import { applyOverrides } from '../bitalloc/overrides.ts'
 import { DEFAULT_BITS, DEFAULT_GROUP_SIZE, type QuantizeConfig } from '../config.ts'
 import type { Layers, WeightedLayer } from '../onnx/layers.ts'
 import type { OnnxModel } from '../onnx/model.ts'
-import { planOpset } from '../onnx/opset.ts'
+import { opsetOf, planOpset } from '../onnx/opset.ts'
 import {
   BLOCKED_DEQUANTIZE_OPSET,
   type LayerPlan,
@@ -45,6 +45,8 @@ export interface ModelPlan {
   readonly warnings: readonly string[]
   /** The budget in bytes of output files, where it is one. */
   readonly byteLimit: number | undefined
+  /** The budget in stored bits per weight, where it is one. */
+  readonly bitsPerWeightLimit: number | undefined
 }
 
 /**
@@ -63,6 +65,12 @@ function nodeBytes({ storage, bits, uses }: LayerPlan): number {
  */
 const SYMMETRIC_PENALTY = 1.19
 
+/**
+ * The budget's text stands in the metadata: sizes are planned with room for a text this long, so that a budget which an
+ * error names as the least, and which may be longer than the one that was asked for, can be met.
+ */
+const BUDGET_TEXT_LENGTH = 16
+
 /** Plan the whole model. `plans` is empty when nothing can be quantized. */
 export function planModel(model: OnnxModel, found: Layers, config: QuantizeConfig): ModelPlan {
   // Digests are not known yet; they are as long as these.
@@ -73,18 +81,21 @@ export function planModel(model: OnnxModel, found: Layers, config: QuantizeConfi
   const budget = config.budget === undefined ? undefined : parseBudget(config.budget)
   const defaults = { bits: DEFAULT_BITS, groupSize: DEFAULT_GROUP_SIZE }
   const configurations = uniformCandidates(budget, config, defaults)
-  const reachable = opsetFinder(model)
+  const reachable = opsetFinder(model, found)
 
   const planFor = (configuration: Configuration) => {
     const widths = found.layers.map((_, i) => choices[i] ?? configuration.bits)
     return planAll(found.layers, widths, configuration.groupSize, config, reachable)
   }
   const sourceBytes = model.files.reduce((sum, file) => sum + file.bytes, 0)
-  const byteLimit = byteLimitOf(budget, sourceBytes)
+  const limits = {
+    byteLimit: byteLimitOf(budget, sourceBytes),
+    bitsPerWeightLimit: budget?.kind === 'bitsPerWeight' ? budget.bits : undefined,
+  }
   const chosen =
     budget === undefined ? { config: configurations[0]!, symmetric: config.symmetric } : choose(budget, sourceBytes)
   const { config: configuration, symmetric } = chosen
-  return { configuration, symmetric, ...planFor(configuration), warnings, byteLimit }
+  return { configuration, symmetric, ...planFor(configuration), warnings, ...limits }
 
   function choose(within: Budget, source: number): { config: Configuration; symmetric: QuantizeConfig['symmetric'] } {
     const candidates = configurations.flatMap((configuration) => {
@@ -113,7 +124,7 @@ export function planModel(model: OnnxModel, found: Layers, config: QuantizeConfi
       model,
       plans.map((plan) => plannedLayer(plan, withoutZeros)),
       target,
-      config,
+      { ...config, budget: config.budget?.padEnd(BUDGET_TEXT_LENGTH) },
       provenance,
     )
     const outputBytes = outputSize(built.model, model, config.externalData).totalBytes
@@ -208,13 +219,19 @@ function wantedOpset(
 }
 
 /** For a wanted opset, the highest useful one that the model's operators allow; never below its own. */
-function opsetFinder(model: OnnxModel): (wanted: number) => number {
+function opsetFinder(model: OnnxModel, found: Layers): (wanted: number) => number {
+  // A function may have an older opset than the model; what is written into it must do with that.
+  const scopes = found.layers.flatMap(({ constant, uses }) => [
+    constant.scope,
+    ...uses.filter((use) => use.kernel !== undefined).map((use) => use.scope),
+  ])
+  const opsets = [...new Set(scopes)].map((scope) => opsetOf(model.proto, scope))
+  const own = Math.min(planOpset(model.proto, 0).from, ...opsets)
   const steps = [BLOCKED_DEQUANTIZE_OPSET, UNPACK_OPSET[3], UNPACK_OPSET[4]]
   const known = new Map<number, number>()
   return (wanted) => {
     const cached = known.get(wanted)
     if (cached !== undefined) return cached
-    const own = planOpset(model.proto, 0).from
     const tried = [wanted, ...steps.filter((step) => step < wanted)].filter((step) => step > own)
     const reached = tried.find((step) => planOpset(model.proto, step).blockers.length === 0) ?? own
     known.set(wanted, reached)

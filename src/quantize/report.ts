@@ -82,6 +82,7 @@ export interface QuantizeOutcome {
 export function quantizeReport(outcome: QuantizeOutcome, config: QuantizeConfig, qtoolVersion: string): QuantizeReport {
   const { model, found, plan, layers, output } = outcome
   const source = fileSizes(model)
+  const opset = planOpset(model.proto, plan.target.opset)
   const rows = layers.map((layer) => quantizedLayer(found, layer))
   const weights = rows.reduce((sum, row) => sum + row.weights, 0)
   const sum = (value: (layer: QuantizedLayerData) => number) => layers.reduce((total, layer) => total + value(layer), 0)
@@ -95,7 +96,7 @@ export function quantizeReport(outcome: QuantizeOutcome, config: QuantizeConfig,
     output,
     budget: config.budget,
     format: config.format,
-    opset: { from: planOpset(model.proto, 0).from, to: plan.target.opset },
+    opset: { from: opset.from, to: opset.to },
     layers: rows,
     leftAlone: leftAlone(found, plan.skipped),
     totals: {

@@ -15,7 +15,7 @@ import { verifyWritten } from '../verify/verify.ts'
 import { VERSION } from '../version.ts'
 import { buildOutput } from './buildOutput.ts'
 import { outputSize, placement } from './outputSize.ts'
-import { planWarnings } from './planModel.ts'
+import { type ModelPlan, planWarnings } from './planModel.ts'
 import type { QuantizeOutcome } from './report.ts'
 
 /** Where the bytes of new tensors go while the model is being quantized. */
@@ -61,6 +61,9 @@ export function openOutput(
 
 type Unwritten = Omit<QuantizeOutcome, 'output' | 'verified' | 'seconds' | 'warnings'>
 
+/** Slack for a quotient in floating point. */
+const BITS_SLACK = 1e-9
+
 /** Write, verify and rename; or only measure, in a dry run. */
 export async function writeOutput(
   outcome: Unwritten,
@@ -78,7 +81,7 @@ export async function writeOutput(
   const provenance = { version: VERSION, sha256: outcome.sha256.map(({ sha256 }) => sha256) }
   const built = buildOutput(model, layers, plan.target, config, provenance)
   const sizes = outputSize(built.model, model, config.externalData, output.path)
-  checkLimit(sizes.totalBytes, plan.byteLimit)
+  checkLimits(sizes.totalBytes, layers, plan)
   if (config.dryRun) return { output: { path: output.path ?? '', ...sizes }, verified: undefined, warnings }
 
   checkAborted(run.signal)
@@ -97,6 +100,7 @@ export async function writeOutput(
   const verified = config.verify
     ? await verifyWritten(staged.path, built.written, references, config.threads, run)
     : undefined
+  checkAborted(run.signal)
   staged.commit()
   return { output: sizesOf(output.path!, staged.files), verified, warnings }
 }
@@ -105,11 +109,18 @@ function sizesOf(path: string, files: readonly { path: string; bytes: number }[]
   return { path, totalBytes: files.reduce((sum, file) => sum + file.bytes, 0), files }
 }
 
-function checkLimit(totalBytes: number, limit: number | undefined): void {
-  if (limit === undefined || totalBytes <= limit) return
-  throw new QtoolError('infeasible', `the output would take ${totalBytes} bytes, the budget is ${limit}`, {
-    hint: 'some scales need float32, which the estimate did not count on; raise the budget a little',
-  })
+/** What was planned with float16 scales may have become larger. */
+function checkLimits(totalBytes: number, layers: Unwritten['layers'], { byteLimit, bitsPerWeightLimit }: ModelPlan) {
+  const sum = (value: (layer: (typeof layers)[number]) => number) => layers.reduce((all, one) => all + value(one), 0)
+  const stored = sum(({ tensors }) => tensors.reduce((bytes, tensor) => bytes + tensor.bytes, 0))
+  const bitsPerWeight = (8 * stored) / sum(({ plan }) => plan.layer.weights)
+  const over = (taken: string, limit: number) =>
+    new QtoolError('infeasible', `the output would take ${taken}, the budget is ${limit}`, {
+      hint: 'some scales need float32, which the estimate did not count on; raise the budget a little',
+    })
+  if (byteLimit !== undefined && totalBytes > byteLimit) throw over(`${totalBytes} bytes`, byteLimit)
+  if (bitsPerWeightLimit !== undefined && bitsPerWeight > bitsPerWeightLimit + BITS_SLACK)
+    throw over(`${bitsPerWeight.toPrecision(4)} bits per weight`, bitsPerWeightLimit)
 }
 
 /**

@@ -6,7 +6,14 @@ import { indexModel, type Scope } from '../../src/onnx/graph.ts'
 import type { WeightView } from '../../src/onnx/operators.ts'
 import { DataType, type ModelProto, makeNode, makeTensor, type NodeProto } from '../../src/onnx/proto.ts'
 import { constant, FLOAT, floats, model, value } from '../helpers/smallModels.ts'
-import { countOf, type Traced, tracedRows, traceReshape, traceStored, traceTranspose } from '../oracles/movedElements.ts'
+import {
+  countOf,
+  type Traced,
+  tracedRows,
+  traceReshape,
+  traceStored,
+  traceTranspose,
+} from '../oracles/movedElements.ts'
 
 const int64 = (name: string, values: readonly number[]) =>
   makeTensor({ name, dims: [BigInt(values.length)], dataType: DataType.INT64, int64Data: values.map(BigInt) })
@@ -175,7 +182,11 @@ describe('pullBack', () => {
       fc.property(chains, (chain) => {
         const { view, sameRows } = pullBack(viewOf(chain), stepsOf(chain))
         const count = countOf(chain.stored)
-        expect(viewRows(view).flat().sort((a, b) => a - b)).toEqual(Array.from({ length: count }, (_, i) => i))
+        expect(
+          viewRows(view)
+            .flat()
+            .sort((a, b) => a - b),
+        ).toEqual(Array.from({ length: count }, (_, i) => i))
         if (!sameRows) return
         claimed++
         const identity = chain.last.origin.every((origin, i) => origin === i)

@@ -4,9 +4,11 @@
  */
 
 import type { RepresentationName } from '../../report.ts'
-import { type Constant, indexModel, makeFreshNames, nodesOf, type Scope } from '../graph.ts'
+import { type Constant, enclosingFunction, indexModel, makeFreshNames, nodesOf, type Scope } from '../graph.ts'
 import type { OnnxModel, Payload } from '../model.ts'
+import { opsetOf } from '../opset.ts'
 import { cloneNode, makeOpset, type NodeProto } from '../proto.ts'
+import { isDefaultDomain } from '../ranks.ts'
 import { emitDequantizedProduct, emitDequantizedTensor } from './dequantize.ts'
 import { type EmitContext, makeEmitter } from './emitter.ts'
 import { emitFolded } from './folded.ts'
@@ -46,17 +48,17 @@ const IR_FREE_INITIALIZERS = 4n
 const CONTRIB_DOMAIN = 'com.microsoft'
 
 /**
- * Rewrite `model.proto` and `model.payloads` so that every layer reads its quantized form.
- * @param opset of the default domain, as the model will be written; the caller has raised it already.
+ * Rewrite `model.proto` and `model.payloads` so that every layer reads its quantized form. The caller has raised the
+ * opset already.
  * @returns what was written, for verification.
  */
 export function applyLayersInPlace(
   model: OnnxModel,
   packed: readonly PackedLayer[],
-  opset: number,
   accuracyLevel: 0 | 4,
 ): WrittenUse[] {
   const { proto, payloads } = model
+  const opset = (scope: Scope) => opsetOf(proto, scope)
   const context: EmitContext = { opset, unused: makeFreshNames(proto), payloads, shared: new Map() }
   const fronts = new Map<Scope, NodeProto[]>()
   const replaced = new Map<NodeProto, { scope: Scope; own: NodeProto[] }>()
@@ -138,7 +140,8 @@ export function applyLayersInPlace(
 }
 
 function importContrib(scope: Scope, model: OnnxModel): void {
-  const imports = [model.proto.opsetImport, ...(scope.fn ? [scope.fn.opsetImport] : [])]
+  const fn = enclosingFunction(scope)
+  const imports = [model.proto.opsetImport, ...(fn ? [fn.opsetImport] : [])]
   for (const list of imports) {
     if (!list.some((entry) => entry.domain === CONTRIB_DOMAIN)) list.push(makeOpset(CONTRIB_DOMAIN, 1))
   }
@@ -180,7 +183,7 @@ function dropUnreadMoves(model: OnnxModel): void {
 const MOVES = new Set(['Transpose', 'Cast', 'Identity', 'Reshape', 'Squeeze', 'Unsqueeze', 'Flatten'])
 
 function isMove(node: NodeProto): boolean {
-  return node.domain === '' && MOVES.has(node.opType)
+  return isDefaultDomain(node.domain) && MOVES.has(node.opType)
 }
 
 /** True when the node's first input was a weight that is gone. */

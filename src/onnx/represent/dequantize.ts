@@ -103,7 +103,7 @@ function rowsOperands(to: Emitter, plan: LayerPlan, names: StoredNames, scales: 
   const shaped = (step: string, name: string) =>
     groups === 1 ? to.node(`${step}.row`, 'Reshape', [name, dims]) : turn(`${step}.byBlock`, name)
   const zero =
-    names.zeroPoints ?? to.node('zp', 'Expand', [to.uint8([1, 1], [2 ** (plan.bits - 1)]), to.int64([rows, groups])])
+    names.zeroPoints ?? to.node('zp', 'Tile', [to.uint8([1, 1], [2 ** (plan.bits - 1)]), to.int64([rows, groups])])
   return {
     codes: turn('codes.KN', codes),
     scales: shaped('scale', scales),

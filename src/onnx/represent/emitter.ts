@@ -31,7 +31,8 @@ interface NodeOptions {
 
 /** What the emitters of one model share. */
 export interface EmitContext {
-  readonly opset: number
+  /** Opset of the default domain in a scope. */
+  readonly opset: (scope: Scope) => number
   /** A name that nothing in the model has yet. */
   readonly unused: (wanted: string) => string
   /** New large constants are entered here. */
@@ -47,7 +48,8 @@ export interface EmitContext {
  * @param sink  new nodes are appended here; the caller puts them into the scope.
  */
 export function makeEmitter(context: EmitContext, scope: Scope, id: string, sink: NodeProto[]): Emitter {
-  const { opset, payloads } = context
+  const { payloads } = context
+  const opset = context.opset(scope)
   const fresh = (step: string) => context.unused(`${DECODE_PREFIX}${id}/${step}`)
   const add = (name: string, fields: Parameters<typeof makeTensor>[0]): TensorProto => {
     if (scope.graph) {

@@ -25,9 +25,10 @@ export function emitKernelInputs(to: Emitter, plan: LayerPlan, names: StoredName
   const blocks = plan.paddedCols / plan.kernelBlock
   const groups = groupsOf(plan)
   const cache = new Map<number, string>()
-  // One scale per row is repeated for each block of the row: the kernel has no per-row form.
+  // One scale per row is repeated for each block of the row: the kernel has no per-row form. By Tile, which is as old as
+  // the oldest opset that is read; Expand is not.
   const repeat = (step: string, name: string, width: number) =>
-    groups === blocks ? name : to.node(`${step}.each`, 'Expand', [name, to.int64([rows, width])])
+    groups === blocks ? name : to.node(`${step}.each`, 'Tile', [name, to.int64([1, width])])
   const scales = (dataType: number) => {
     const known = cache.get(dataType)
     if (known) return known
@@ -48,14 +49,14 @@ export function emitKernelInputs(to: Emitter, plan: LayerPlan, names: StoredName
     const width = Math.ceil(blocks / 2)
     const zeroPoints = names.zeroPoints
       ? repeat('zp', names.zeroPoints, width)
-      : to.node('zp', 'Expand', [to.uint8([1, 1], [0x44]), to.int64([rows, width])])
+      : to.node('zp', 'Tile', [to.uint8([1, 1], [0x44]), to.int64([rows, width])])
     return { codes: emitNibbles(to, plan, names), zeroPoints, kernelBits: 4, scales }
   }
   const codes = emitCodes(to, plan, planeNames(plan, names), rows)
   const blocked = to.node('blocks', 'Reshape', [codes, to.int64([rows, blocks, plan.kernelBlock])])
   const zeroPoints = names.zeroPoints
     ? repeat('zp', names.zeroPoints, blocks)
-    : to.node('zp', 'Expand', [to.uint8([1, 1], [2 ** (plan.bits - 1)]), to.int64([rows, blocks])])
+    : to.node('zp', 'Tile', [to.uint8([1, 1], [2 ** (plan.bits - 1)]), to.int64([rows, blocks])])
   return { codes: blocked, zeroPoints, kernelBits: 8, scales }
 }
 

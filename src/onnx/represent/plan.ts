@@ -91,7 +91,7 @@ export function planLayer(layer: WeightedLayer, bits: Bits, groupSize: number | 
       notes,
     })
     if (native && gathers === 0) return plan('blocks')
-    if (native && matMuls === 0 && (cols * bits) % 8 === 0 && groupSize !== 'channel') return plan('packed')
+    if (native && matMuls === 0 && (cols * bits) % 8 === 0) return plan('packed')
     if (native && matMuls > 0 && cols % block === 0 && groupSize !== 'channel') return plan('blocks')
     if (bits === 3 && gathers === 0 && target.opset >= UNPACK_OPSET[3]) return plan('nibble3')
   }
@@ -196,7 +196,12 @@ function kernelGroups(
   block: number,
   storage: StorageKind,
 ): Grouping {
-  const paddedCols = storage === 'packed' ? cols : Math.ceil(cols / block) * block
+  if (storage === 'packed') {
+    // GatherBlockQuantized takes a block that is longer than the row for one scale per row.
+    const kernelBlock = groupSize === 'channel' ? powerOfTwoAtLeast(cols) : block
+    return { layer, groupSize: Math.min(kernelBlock, cols), paddedCols: cols, kernelBlock }
+  }
+  const paddedCols = Math.ceil(cols / block) * block
   return { layer, groupSize: groupSize === 'channel' ? cols : Math.min(block, cols), paddedCols, kernelBlock: block }
 }
 
