@@ -44,10 +44,11 @@ export async function analyzeLayers(
     const { squaredNorm } = errors
     const widths = BITS.map((bits: Bits, w): WidthFigures => {
       const plan = planLayer(layer, bits, config.groupSize, TARGET)
+      const { squaredError, scheme, scaleType } = errors.widths[w]!
       return {
         bits,
-        storedBytes: storedBytes(plan, errors.widths[w]!.scheme !== 'asymmetric', 'float16'),
-        relativeError: squaredNorm === 0 ? 0 : errors.widths[w]!.squaredError / squaredNorm,
+        storedBytes: storedBytes(plan, scheme !== 'asymmetric', scaleType),
+        relativeError: squaredNorm === 0 ? 0 : squaredError / squaredNorm,
       }
     })
     results[i] = { layer, widths, squaredNorm }

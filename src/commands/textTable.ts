@@ -20,7 +20,7 @@ const HEAD_SHARES = [0.5, 0.35, 0.2, 0, 0.65, 0.8]
  * Names cut to at most `width` characters (at least 5), each with a piece left out of its middle: at the place where the
  * most names stay apart. Layers of one model differ in the end of their names, branches in the beginning.
  */
-export function shortenNames(names: readonly string[], width: number): string[] {
+function shortenNames(names: readonly string[], width: number): string[] {
   let best: string[] = []
   let most = 0
   for (const share of HEAD_SHARES) {

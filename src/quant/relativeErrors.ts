@@ -3,17 +3,26 @@ import { gridCandidates, sampleStride } from './candidates.ts'
 import type { GridSpec } from './grid.ts'
 import { sumsOf } from './kernel.ts'
 import type { KernelPool } from './pool.ts'
-import { type Bits, type GridScheme, groupsPerRow } from './quantizedWeight.ts'
+import { type Bits, type GridScheme, groupsPerRow, type ScaleType } from './quantizedWeight.ts'
 import { checkNorm, totalOf } from './quantizeTensor.ts'
 import { checkStoredWeight, rowsOf, type StoredWeight } from './storedWeight.ts'
 
 export interface WidthErrors {
-  /** In the order asked for: Σ (ŵ − w)² of the best min-max grid, and which that is. Estimates when `sampled`. */
-  readonly widths: readonly { readonly bits: Bits; readonly squaredError: number; readonly scheme: GridScheme }[]
+  /** In the order asked for. */
+  readonly widths: readonly WidthError[]
   /** Σ w². An estimate when `sampled`. */
   readonly squaredNorm: number
   /** True when the tensor was so large that only a part of its groups was looked at. */
   readonly sampled: boolean
+}
+
+/** The best min-max grid of one width. */
+interface WidthError {
+  readonly bits: Bits
+  /** Σ (ŵ − w)². An estimate when `sampled`. */
+  readonly squaredError: number
+  readonly scheme: GridScheme
+  readonly scaleType: ScaleType
 }
 
 /** Up to 2^26 weights every group is looked at; beyond, about 2^24 weights. */
@@ -63,10 +72,13 @@ export async function relativeErrors(
   }
 
   const share = Math.ceil((rows * groups) / stride) / (rows * groups)
-  const widths = bitsList.map((bits, i) => {
-    const ofWidth = errors.slice(i * candidates.length, (i + 1) * candidates.length)
+  const widths = bitsList.map((bits, i): WidthError => {
+    const first = i * candidates.length
+    const ofWidth = errors.slice(first, first + candidates.length)
     const least = Math.min(...ofWidth)
-    return { bits, squaredError: least / share, scheme: candidates[ofWidth.indexOf(least)]!.scheme }
+    const best = ofWidth.indexOf(least)
+    const scaleType = misfits.includes(first + best) ? 'float32' : 'float16'
+    return { bits, squaredError: least / share, scheme: candidates[best]!.scheme, scaleType }
   })
   return { widths, squaredNorm: squaredNorm / share, sampled }
 }

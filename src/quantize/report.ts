@@ -1,6 +1,7 @@
 /** @file The quantize report, from what was planned, chosen, written and verified. */
 import type { QuantizeConfig } from '../config.ts'
 import { fileSizes } from '../onnx/fileSizes.ts'
+import { findConstant } from '../onnx/graph.ts'
 import type { Layers, WeightedLayer } from '../onnx/layers.ts'
 import { layerMacs } from '../onnx/macs.ts'
 import type { OnnxModel } from '../onnx/model.ts'
@@ -48,8 +49,12 @@ export function leftAlone(found: Layers, skipped: ModelPlan['skipped']): LeftAlo
       count === 1 ? { name: node, weight: constant.name } : { name: `${count} nodes`, weight: `${count} tensors` }
     grouped.set(key, { ...shown, operator, bytes: total, reason, count })
   }
+  // A tensor is listed once: on its own, or with the first quantized node that reads it.
+  const listed = new Set([...found.layers, ...found.unquantizable].map(({ constant }) => constant.tensor))
   const quantized = found.quantizedNodes.map(({ scope, node }): LeftAlone => {
-    const constants = node.input.flatMap((name) => scope.constants.get(name) ?? [])
+    const all = node.input.flatMap((name) => (name && findConstant(scope, name)) || [])
+    const constants = all.filter(({ tensor }) => !listed.has(tensor))
+    for (const { tensor } of constants) listed.add(tensor)
     const bytes = constants.reduce((sum, { tensor }) => sum + tensorByteLength(tensor), 0)
     const weight = constants[0]?.name ?? '-'
     return {

@@ -70,7 +70,12 @@ async function verifyUse(
 ): Promise<VerifiedLayer> {
   const { name } = use.plan.layer
   const check = async (tolerance: number, accuracyLevel?: 0): Promise<VerifiedLayer> => {
-    const computed = await compute(path, model, index, use, reference, threads, accuracyLevel)
+    const computed = await compute(path, model, index, use, reference, threads, accuracyLevel).catch((cause: Error) => {
+      throw failure(
+        `${path}: layer ${quoted(name)} (${use.representation}) cannot be computed: ${cause.message}`,
+        cause,
+      )
+    })
     const largestDifference = compare(use, reference, computed)
     if (!(largestDifference <= tolerance)) {
       throw failure(

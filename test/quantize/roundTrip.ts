@@ -29,7 +29,7 @@ export function activations(...dims: readonly number[]): ort.Tensor {
   )
 }
 
-export async function runFile(file: string, feeds: Feeds): Promise<Record<string, Float32Array>> {
+async function runFile(file: string, feeds: Feeds): Promise<Record<string, Float32Array>> {
   const session = await ort.InferenceSession.create(file, { logSeverityLevel: 4, intraOpNumThreads: 1 })
   const results = await session.run(feeds)
   await session.release()
@@ -37,7 +37,7 @@ export async function runFile(file: string, feeds: Feeds): Promise<Record<string
 }
 
 /** ‖a − b‖ / ‖a‖ over all outputs. */
-export function distance(a: Record<string, Float32Array>, b: Record<string, Float32Array>): number {
+function distance(a: Record<string, Float32Array>, b: Record<string, Float32Array>): number {
   let difference = 0
   let norm = 0
   for (const [name, values] of Object.entries(a)) {
