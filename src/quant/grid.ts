@@ -36,7 +36,8 @@ export const ROUNDER = 6755399441055744
  */
 const LEAST_HALF = 2 ** -17
 const LARGEST_HALF = 65504
-const LEAST_FLOAT = 2 ** -149
+/** Processors may take smaller numbers for zero. */
+const LEAST_FLOAT = 2 ** -126
 
 /** Whether a magnitude that is already rounded to float16 has at least 8 significant bits and is finite. */
 function isPreciseHalf(magnitude: number): boolean {
@@ -46,12 +47,12 @@ function isPreciseHalf(magnitude: number): boolean {
 /**
  * Round a scale to its stored type.
  * @returns the rounded scale, or 0 where the type cannot hold it: outside the useful range of float16, or
- *          outside the finite non-zero range of float32.
+ *          outside the normal range of float32.
  */
 export function roundScale(scale: number, scaleType: ScaleType): number {
   if (scaleType === 'float32') {
     const rounded = Math.fround(scale)
-    return Number.isFinite(rounded) ? rounded : 0
+    return Number.isFinite(rounded) && Math.abs(rounded) >= LEAST_FLOAT ? rounded : 0
   }
   const rounded = roundToHalf(scale)
   return isPreciseHalf(Math.abs(rounded)) ? rounded : 0
@@ -75,7 +76,7 @@ export function spanningScale(scheme: GridScheme, bits: Bits, lo: number, hi: nu
 /**
  * The grid that spans lo ≤ 0 ≤ hi. The scale is rounded to its stored type first; an asymmetric zero point follows
  * from the rounded scale. A group of zeros gets scale 1 and the middle zero point. Where float16 cannot hold the scale,
- * `fits` is false and the scale is the nearest that it can: the caller starts again with float32.
+ * `fits` is false and the scale is the nearest that it can: the caller decides whether that matters.
  */
 export function minMaxGrid(spec: GridSpec, lo: number, hi: number, grid: Grid): void {
   const { bits, scheme, scaleType } = spec

@@ -9,7 +9,7 @@ import { groupsPerRow } from './quantizedWeight.ts'
 import { type GroupScan, scanGroup } from './scan.ts'
 import { readTile, rowsOf, type StoredWeight } from './storedWeight.ts'
 
-/** Quantize every row onto one kind of grid. Per unit: Σ (ŵ − w)², Σ w², groups whose scale float16 cannot hold. */
+/** Quantize every row onto one kind of grid. Per unit: Σ (ŵ − w)², Σ w², Σ (ŵ − w)² of groups whose scale does not fit. */
 interface QuantizeJob {
   readonly kind: 'quantize'
   readonly weight: StoredWeight
@@ -22,8 +22,8 @@ interface QuantizeJob {
 }
 
 /**
- * Find what several kinds of grid would cost. Per unit: Σ w², then for each spec Σ (ŵ − w)² and the groups whose scale
- * float16 cannot hold.
+ * Find what several kinds of grid would cost. Per unit: Σ w², then for each spec Σ (ŵ − w)² and the part of it
+ * in groups whose scale does not fit its type.
  */
 interface MeasureJob {
   readonly kind: 'measure'
@@ -130,9 +130,10 @@ function quantizeRows(job: QuantizeJob, from: number, to: number, sums: Float64A
     scanGroup(tile, tileWords, start, end, scan)
     fitGroup(tile, start, end, spec, scan, grid)
     // Straight into the array: a captured number would be boxed anew at every group.
-    sums[0]! += assignCodes(tile, start, end, spec.bits, grid, codes, row * reduction + col)
+    const squaredError = assignCodes(tile, start, end, spec.bits, grid, codes, row * reduction + col)
+    sums[0]! += squaredError
     sums[1]! += scan.squaredNorm
-    if (!grid.fits) sums[2]! += 1
+    if (!grid.fits) sums[2]! += squaredError
     const group = row * groups + col / groupSize
     scales[group] = grid.scale
     if (zeroPoints) zeroPoints[group] = grid.zeroPoint
@@ -165,6 +166,6 @@ function measureGroupOnAll(specs: readonly GridSpec[], start: number, end: numbe
     fitGroup(tile, start, end, spec, scan, grid)
     measureGroup(tile, start, end, spec.bits, grid.scale, grid.zeroPoint, groupSums)
     sums[1 + 2 * i]! += groupSums.squaredError
-    if (!grid.fits) sums[2 + 2 * i]! += 1
+    if (!grid.fits) sums[2 + 2 * i]! += groupSums.squaredError
   }
 }

@@ -49,6 +49,14 @@ export function checkNorm(weight: StoredWeight, squaredNorm: number): void {
   throw findNonFinite(weight) ?? new Error('the norm is not finite, but all weights are')
 }
 
+/** Of a tensor's squared error, what groups whose scale float16 cannot hold may cause: dead channels, as a rule. */
+const NEGLIGIBLE_SHARE = 0.01
+
+/** Whether the error of groups that the scale type does not fit matters for their tensor. */
+export function isNegligible(unfitError: number, squaredError: number): boolean {
+  return unfitError <= NEGLIGIBLE_SHARE * squaredError
+}
+
 /** The candidate of least squared error on the sample, and whether float16 can hold all of its scales there. */
 async function chooseCandidate(
   weight: StoredWeight,
@@ -67,12 +75,13 @@ async function chooseCandidate(
   checkNorm(weight, totalOf(sums, sumsOf(job), 0))
   const errors = candidates.map((_, i) => totalOf(sums, sumsOf(job), 1 + 2 * i))
   const best = errors.indexOf(Math.min(...errors))
-  return { candidate: candidates[best]!, fits: totalOf(sums, sumsOf(job), 2 + 2 * best) === 0 }
+  return { candidate: candidates[best]!, fits: isNegligible(totalOf(sums, sumsOf(job), 2 + 2 * best), errors[best]!) }
 }
 
 /**
- * Quantize a tensor. Scales are float16 values; where one of the winner's would be below 2^−17 or above 65504 in
- * magnitude, all of the tensor's are float32.
+ * Quantize a tensor. Scales are float16 values. Where one of the winner's would be below 2^−17 or above 65504 in
+ * magnitude it takes the nearest of these, if that makes at most a hundredth of the tensor's squared error; else all
+ * of the tensor's scales are float32.
  *
  * The result depends on the weights and the options only, not on the number of threads.
  *
@@ -119,12 +128,13 @@ async function quantizeWith(
   const sums = await pool.run(job, signal)
   const squaredNorm = totalOf(sums, sumsOf(job), 1)
   checkNorm(weight, squaredNorm)
-  if (totalOf(sums, sumsOf(job), 2) > 0) return undefined
+  const squaredError = totalOf(sums, sumsOf(job), 0)
+  if (scaleType === 'float16' && !isNegligible(totalOf(sums, sumsOf(job), 2), squaredError)) return undefined
   const { codes, scales, zeroPoints } = job
   return {
     weight: { rows, cols, bits, groupSize, codes, scales, zeroPoints, scaleType },
     ...candidate,
-    squaredError: totalOf(sums, sumsOf(job), 0),
+    squaredError,
     squaredNorm,
   }
 }

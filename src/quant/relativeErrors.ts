@@ -4,7 +4,7 @@ import type { GridSpec } from './grid.ts'
 import { sumsOf } from './kernel.ts'
 import type { KernelPool } from './pool.ts'
 import { type Bits, type GridScheme, groupsPerRow, type ScaleType } from './quantizedWeight.ts'
-import { checkNorm, totalOf } from './quantizeTensor.ts'
+import { checkNorm, isNegligible, totalOf } from './quantizeTensor.ts'
 import { checkStoredWeight, rowsOf, type StoredWeight } from './storedWeight.ts'
 
 export interface WidthErrors {
@@ -62,7 +62,7 @@ export async function relativeErrors(
   const errors = specs.map((_, i) => totalOf(sums, width, 1 + 2 * i))
 
   // Where float16 cannot hold a scale, the tensor would be written with float32 scales.
-  const misfits = specs.flatMap((_, i) => (totalOf(sums, width, 2 + 2 * i) > 0 ? [i] : []))
+  const misfits = specs.flatMap((_, i) => (isNegligible(totalOf(sums, width, 2 + 2 * i), errors[i]!) ? [] : [i]))
   if (misfits.length) {
     const again = { ...job, specs: misfits.map((i): GridSpec => ({ ...specs[i]!, scaleType: 'float32' })) }
     const sumsAgain = await pool.run(again, signal)

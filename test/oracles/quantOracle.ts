@@ -53,7 +53,7 @@ function roundHalfEven(x: number): number {
 function stored(scale: number, type: 'float16' | 'float32'): number | undefined {
   if (type === 'float32') {
     const single = Math.fround(scale)
-    return single === 0 || Math.abs(single) === Number.POSITIVE_INFINITY ? undefined : single
+    return Math.abs(single) < 2 ** -126 || Math.abs(single) === Number.POSITIVE_INFINITY ? undefined : single
   }
   if (Math.abs(scale) >= 65520) return undefined
   const half = oracleHalf(scale)
@@ -105,13 +105,13 @@ export function hqqZero(weights: number[], scale: number, first: number, bits: n
 /** 'walk' is the bounded search, 'reference' all 80 factors of the published clip. */
 export type ClipSearch = 'walk' | 'reference'
 
-/** One group; undefined when its range-based scale does not fit the scale type. */
+/** One group; `unfit` when float16 cannot hold its range-based scale: then it has the nearest that it can. */
 function oracleGroup(
   weights: number[],
   spec: OracleSpec,
   type: 'float16' | 'float32',
   search: ClipSearch,
-): { scale: number; zero: number } | undefined {
+): { scale: number; zero: number; unfit?: true } {
   const { bits, scheme, method } = spec
   const half = 2 ** (bits - 1)
   const largest = 2 ** bits - 1
@@ -121,11 +121,13 @@ function oracleGroup(
   let spanning = (hi - lo) / largest
   if (scheme === 'symmetric') spanning = (2 * Math.max(-lo, hi)) / largest
   if (scheme === 'symmetric-full') spanning = (hi >= -lo ? -hi : -lo) / half
-  const minMax = stored(spanning, type)
-  if (minMax === undefined) return undefined
+  const [least, most] = type === 'float16' ? [2 ** -17, 65504] : [2 ** -126, 2 ** 127]
+  const held = stored(spanning, type)
+  const minMax = held ?? Math.sign(spanning) * Math.min(Math.max(Math.abs(spanning), least), most)
   const minMaxZero = scheme === 'asymmetric' ? Math.min(roundHalfEven((0 - lo) / minMax), largest) : half
   let scale = minMax
   let zero = minMaxZero
+  if (held === undefined && type === 'float16') return { scale, zero, unfit: true }
   if (method === 'minmax') return { scale, zero }
 
   let error = squaredErrorOf(weights, scale, zero, bits)
@@ -200,20 +202,21 @@ export function oracleQuantize(
     const scales: number[] = []
     const zeroPoints: number[] = []
     let squaredError = 0
-    let fits = true
-    for (let r = 0; r < rows && fits; r++) {
-      for (let k = 0; k < cols && fits; k += groupSize) {
+    let unfitError = 0
+    for (let r = 0; r < rows; r++) {
+      for (let k = 0; k < cols; k += groupSize) {
         const group = Array.from({ length: Math.min(groupSize, cols - k) }, (_, i) => weights[r * cols + k + i]!)
         const grid = oracleGroup(group, spec, scaleType, search)
-        fits = grid !== undefined
-        if (!grid) continue
         scales.push(grid.scale)
         zeroPoints.push(grid.zero)
         for (const w of group) codes.push(levelOf(w, grid.scale, grid.zero, spec.bits) + grid.zero)
-        squaredError += squaredErrorOf(group, grid.scale, grid.zero, spec.bits)
+        const error = squaredErrorOf(group, grid.scale, grid.zero, spec.bits)
+        squaredError += error
+        if (grid.unfit) unfitError += error
       }
     }
-    if (fits) return { scaleType, codes, scales, zeroPoints, squaredError }
+    if (scaleType === 'float32' || unfitError <= 0.01 * squaredError)
+      return { scaleType, codes, scales, zeroPoints, squaredError }
   }
   throw new Error('no scale type fits')
 }

@@ -65,21 +65,28 @@ describe('codes, scales and zero points are the oracle’s', () => {
       for (const bits of BITS) await expectAsOracle(Float32Array.from(rows.flat()), rows.length, bits, 32, candidate)
     })
 
-    test(`${candidate.scheme} ${candidate.method}: scales that float16 cannot hold make all of them float32`, async () => {
+    test(`${candidate.scheme} ${candidate.method}: scales that float16 cannot hold make all of them float32 where they matter`, async () => {
       for (const factor of [1e-3, 1e-9, 1e-38, 1e-44, 1e9, 1e30]) {
         const values = normalWeights(64, 5)
         for (let i = 32; i < 64; i++) values[i]! *= factor
         for (const bits of [2, 4, 8] as const) await expectAsOracle(values, 1, bits, 32, candidate)
       }
-      const { weight } = await quantize(
-        [...normalWeights(32, 5), ...normalWeights(32, 5).map((w) => w * 1e-9)],
+      const normal = normalWeights(32, 5)
+      // A dead group beside a live one does not matter; a tensor that is dead altogether does, and a huge group.
+      const beside = await quantize([...normal, ...normal.map((w) => w * 1e-9)], 1, 4, 32, candidate)
+      expect(beside.weight.scaleType).toBe('float16')
+      expect(Math.abs(beside.weight.scales[1]!)).toBe(2 ** -17)
+      const alone = await quantize(
+        [...normal, ...normal].map((w) => w * 1e-9),
         1,
         4,
         32,
         candidate,
       )
-      expect(weight.scaleType).toBe('float32')
-      expect(Math.abs(weight.scales[1]!)).toBeLessThan(1e-10)
+      expect(alone.weight.scaleType).toBe('float32')
+      expect(Math.abs(alone.weight.scales[1]!)).toBeLessThan(1e-9)
+      const huge = await quantize([...normal, ...normal.map((w) => w * 1e7)], 1, 4, 32, candidate)
+      expect(huge.weight.scaleType).toBe('float32')
     })
   }
 })
