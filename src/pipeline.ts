@@ -18,9 +18,8 @@ import { Temporaries } from './onnx/temporaries.ts'
 import type { RunOptions } from './progress.ts'
 import { createPool } from './quant/pool.ts'
 import { Workspace } from './quant/workspace.ts'
-import { planModel } from './quantize/planModel.ts'
-import { quantizeLayers } from './quantize/quantizeLayers.ts'
 import { leftAlone, quantizeReport } from './quantize/report.ts'
+import { quantizeWithinBudget } from './quantize/withinBudget.ts'
 import { openOutput, writeOutput } from './quantize/writeOutput.ts'
 import { type AnalyzeReport, type EvalReport, type QuantizeReport, SCHEMA_VERSION } from './report.ts'
 import { VERSION } from './version.ts'
@@ -86,9 +85,7 @@ export async function quantizeModel(
   const reader = new SourceReader(model)
   const pool = createPool(threadsOf(resolved))
   try {
-    run.onProgress?.({ stage: 'plan', done: 0, total: 1 })
-    const plan = planModel(model, found, resolved)
-    const layers = await quantizeLayers({ model, reader, pool }, plan.plans, resolved, plan.symmetric, output.sink, run)
+    const { plan, layers } = await quantizeWithinBudget({ model, reader, pool }, found, resolved, output, run)
     // Its threads are not needed any more, and their memory is, for the check.
     await pool.close()
     const outcome = { model, found, plan, layers, sha256: reader.sha256() }

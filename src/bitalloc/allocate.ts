@@ -68,7 +68,7 @@ function infeasible(budget: Budget, candidates: readonly Candidate[], model: Mod
   const larger = budget.kind === 'ratio' && least.outputBytes > model.sourceBytes
   return new QtoolError(
     'infeasible',
-    `${asked} cannot be reached: the least is ${reached} (${how}; ${least.outputBytes} bytes of output files), bound by ${binds}`,
+    `${asked} cannot be reached: the least is ${reached} (${how}; at most ${least.outputBytes} bytes of output files), bound by ${binds}`,
     {
       hint: larger
         ? 'no configuration makes this model smaller'
@@ -83,7 +83,7 @@ function describe(budget: Budget, least: Candidate, model: ModelBytes) {
     return {
       asked: `${budget.bits} bits of mean width`,
       reached: `${roundUp(least.meanBits)}bit`,
-      binds: 'the smallest width that is allowed, and by layers whose width is set by hand',
+      binds: 'the smallest width that every layer can take, or is set to by hand',
     }
   }
   if (budget.kind === 'bitsPerWeight') {

@@ -23,8 +23,8 @@ const MAX_LENGTH = 200
 const MAX_BITS = 16
 const ARITHMETIC: ReadonlySet<string> = new Set(['add', 'subtract', 'multiply', 'divide', 'unaryMinus', 'unaryPlus'])
 const BIT_UNIT = /^(b|bits?)$/
-const PREFIXED_BIT_UNIT = /^([kMGTP]i?b|(kilo|mega|giga|tera|peta|kibi|mebi|gibi|tebi|pebi)bits?)$/
-const BYTE_UNIT = /^(([kMGTP]i?)?B|(kilo|mega|giga|tera|peta|kibi|mebi|gibi|tebi|pebi)?bytes?)$/
+const PREFIXED_BIT_UNIT = /^([kKMGTP]i?b|(kilo|mega|giga|tera|peta|kibi|mebi|gibi|tebi|pebi)bits?)$/
+const BYTE_UNIT = /^((k|[KMGTP]i|[MGTP])?B|(kilo|mega|giga|tera|peta|kibi|mebi|gibi|tebi|pebi)?bytes?)$/
 const MISSPELT_BYTE_UNIT = /^([kmgtp])(i?)b?$/i
 
 /**

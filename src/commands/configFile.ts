@@ -48,7 +48,9 @@ function readSection(path: string, operation: Operation): Values {
   try {
     text = readFileSync(path, 'utf8')
   } catch (cause) {
-    throw new QtoolError('usage', `${path}: the configuration cannot be read (${(cause as Error).message})`, { cause })
+    const { code } = cause as NodeJS.ErrnoException
+    const reason = code === 'ENOENT' ? 'there is no such file' : code === 'EISDIR' ? 'it is a directory' : `${code}`
+    throw new QtoolError('usage', `${path}: the configuration cannot be read: ${reason}`, { cause })
   }
   let document: unknown
   try {

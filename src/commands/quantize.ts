@@ -96,6 +96,11 @@ async function quantize(model: string, command: Command, invocation: Invocation)
       hint: `say where to write with -o ${suggestOutput(model, config)}, or look at the plan with --dry-run`,
     })
   }
+  if (output === '' || output === '-') {
+    throw new QtoolError('usage', `-o '${output}': wanted a file name`, {
+      hint: 'a model is written to a file, never to standard output',
+    })
+  }
   const task = { operation: 'quantize', model, output: output as string | undefined, config } as const
   await operate(task, common, invocation, async () => (await import('./quantizeText.ts')).quantizeText)
   invocation.exitCode = EXIT_DONE

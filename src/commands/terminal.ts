@@ -1,5 +1,6 @@
 /** @file What the terminal allows, and writing to it: colour, a moving display, pipes that close early. */
 import { styleText } from 'node:util'
+import { EXIT_USAGE } from './exit.ts'
 
 type Style = Parameters<typeof styleText>[0]
 
@@ -39,8 +40,13 @@ export function tolerateClosedPipes(): void {
     stream.off('error', ignoreClosedPipe).on('error', ignoreClosedPipe)
 }
 
-function ignoreClosedPipe(error: NodeJS.ErrnoException): void {
-  if (error.code !== 'EPIPE') throw error
+function ignoreClosedPipe(this: NodeJS.WriteStream, error: NodeJS.ErrnoException): void {
+  if (error.code === 'EPIPE') return
+  // A full disk behind `> report.json`: what was asked for could not be handed over.
+  process.once('exit', () => {
+    process.exitCode = EXIT_USAGE
+  })
+  if (this !== process.stderr) writeNotice('error', `cannot write to standard output: ${error.code ?? error.message}`)
 }
 
 /** Write a result to stdout, ending in one newline. */

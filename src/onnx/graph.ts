@@ -5,7 +5,15 @@
  * Names are visible from a graph into its subgraphs, not out of them; a function body sees only its own names.
  */
 import { subgraphs } from './attributes.ts'
-import type { FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto } from './proto.ts'
+import {
+  DataType,
+  type FunctionProto,
+  type GraphProto,
+  type ModelProto,
+  makeTensor,
+  type NodeProto,
+  type TensorProto,
+} from './proto.ts'
 
 /** A tensor known when the model is read: an initializer, or the value of a Constant node. */
 export interface Constant {
@@ -113,7 +121,7 @@ function addNodes(scope: Scope, scopes: Scope[]): void {
   scopes.push(scope)
   for (const node of nodesOf(scope)) {
     for (const output of node.output) if (output) scope.producers.set(output, node)
-    const value = node.opType === 'Constant' ? node.attribute.find((a) => a.name === 'value')?.t : undefined
+    const value = node.opType === 'Constant' ? constantValue(node) : undefined
     const name = node.output[0]
     if (value && name) scope.constants.set(name, { name, tensor: value, scope, node })
     for (const sub of subgraphs(node)) {
@@ -125,6 +133,13 @@ function addNodes(scope: Scope, scopes: Scope[]): void {
       )
     }
   }
+}
+
+/** What a Constant node holds, where that is a tensor or a list of floats. */
+function constantValue(node: NodeProto): TensorProto | undefined {
+  const list = node.attribute.find((a) => a.name === 'value_floats')
+  if (list) return makeTensor({ dataType: DataType.FLOAT, dims: [BigInt(list.floats.length)], floatData: list.floats })
+  return node.attribute.find((a) => a.name === 'value')?.t
 }
 
 function collectReaders(scope: Scope): void {

@@ -61,7 +61,7 @@ export interface Layers {
   readonly quantizedNodes: readonly { readonly scope: Scope; readonly node: NodeProto }[]
 }
 
-/** Tensors with fewer elements than this are biases, norms and scalars; they are not looked at one by one. */
+/** A weight with fewer elements cannot get smaller; other tensors that small (biases, norms, scalars) are not listed. */
 const SMALLEST_WEIGHT = 64
 
 /** Find all weighted layers, in the order of the nodes that use them first. */
@@ -73,8 +73,13 @@ function findLayers(index: ModelIndex): Layers {
     for (const constant of scope.constants.values()) {
       const dims = constant.tensor.dims.map(Number)
       const weights = dims.reduce((a, b) => a * b, 1)
-      if (!isFloatType(constant.tensor.dataType) || weights < SMALLEST_WEIGHT) continue
+      if (!isFloatType(constant.tensor.dataType)) continue
       const found = walkReaders(index, constant.scope, constant.name, dims, constant.tensor.dataType)
+      if (weights < SMALLEST_WEIGHT) {
+        const use = found.slots[0]
+        if (use) unquantizable.push({ constant, ...tooSmall(use) })
+        continue
+      }
       if (found.slots.length === 0) {
         unquantizable.push({ constant, ...reasonFor(found.others, constant) })
         continue
@@ -196,6 +201,11 @@ function makeLayer(
   for (let i = 2; names.has(name); i++) name = `${constant.name}~${i}`
   names.add(name)
   return { name, constant, dims, weights, view, uses, hasOtherReaders: found.others.length > 0 }
+}
+
+function tooSmall({ node }: RawUse): Omit<Unquantizable, 'constant'> {
+  const reason = `fewer than ${SMALLEST_WEIGHT} weights: would not get smaller`
+  return { operator: node.opType, node: node.name || node.output[0] || node.opType, reason }
 }
 
 function reasonFor(others: readonly (Reader | undefined)[], constant: Constant): Omit<Unquantizable, 'constant'> {

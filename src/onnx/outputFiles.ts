@@ -9,7 +9,7 @@ import { reasonOf } from './readAt.ts'
  * @param outputs final paths; their directory must exist.
  * @param options `sources`: every file of the model that is read; `force`: existing outputs may be replaced.
  * @throws QtoolError `output` when a directory is missing or not writable, an output is one of the sources (also by way
- *   of links), is a directory, or exists and force is not given.
+ *   of links), is a directory or a device, or exists and force is not given. A link is replaced, not what it points to.
  */
 export function checkOutput(
   outputs: readonly string[],
@@ -32,6 +32,11 @@ export function checkOutput(
     if (status.isDirectory()) {
       throw new QtoolError('output', `${output} is a directory, wanted a file name`, {
         hint: 'add the name of the file, for example model.onnx',
+      })
+    }
+    if (!status.isFile()) {
+      throw new QtoolError('output', `${output} is a device, pipe or socket, wanted a file name`, {
+        hint: 'qtool writes a file beside it and renames that; name an ordinary file',
       })
     }
     if (!options.force) {

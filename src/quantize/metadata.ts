@@ -12,10 +12,13 @@ export interface GridChoice {
   readonly method: GridMethod
 }
 
-/** The options that shape the output; threads, verification and the like do not, and would make equal outputs differ. */
+/**
+ * The options that shape the output; threads, verification and the like do not, and would make equal outputs differ. A
+ * budget stands there as what it came to.
+ */
 function shapingOptions(config: QuantizeConfig): Partial<QuantizeConfig> {
-  const { budget, bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed } = config
-  return { budget, bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed }
+  const { bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed } = config
+  return { bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed }
 }
 
 /**

@@ -9,6 +9,7 @@ import { type Budget, parseBudget } from '../bitalloc/budget.ts'
 import { type Configuration, expectedError, uniformCandidates } from '../bitalloc/candidates.ts'
 import { applyOverrides } from '../bitalloc/overrides.ts'
 import { DEFAULT_BITS, DEFAULT_GROUP_SIZE, type QuantizeConfig } from '../config.ts'
+import { QtoolError } from '../errors.ts'
 import type { Layers, WeightedLayer } from '../onnx/layers.ts'
 import type { OnnxModel } from '../onnx/model.ts'
 import { opsetOf, planOpset } from '../onnx/opset.ts'
@@ -65,19 +66,29 @@ function nodeBytes({ storage, bits, uses }: LayerPlan): number {
  */
 const SYMMETRIC_PENALTY = 1.19
 
-/**
- * The budget's text stands in the metadata: sizes are planned with room for a text this long, so that a budget which an
- * error names as the least, and which may be longer than the one that was asked for, can be met.
- */
-const BUDGET_TEXT_LENGTH = 16
+/** The configuration that a plan came to: the width and groups that a budget stands for. */
+export function settled(
+  config: QuantizeConfig,
+  { configuration, symmetric }: Pick<ModelPlan, 'configuration' | 'symmetric'>,
+): QuantizeConfig {
+  return { ...config, ...configuration, symmetric, budget: undefined }
+}
 
-/** Plan the whole model. `plans` is empty when nothing can be quantized. */
-export function planModel(model: OnnxModel, found: Layers, config: QuantizeConfig): ModelPlan {
+/**
+ * Plan the whole model. `plans` is empty when nothing can be quantized.
+ * @param rejected earlier plans whose real output turned out larger than the budget.
+ */
+export function planModel(
+  model: OnnxModel,
+  found: Layers,
+  config: QuantizeConfig,
+  rejected: readonly Pick<ModelPlan, 'configuration' | 'symmetric'>[] = [],
+): ModelPlan {
   // Digests are not known yet; they are as long as these.
   const provenance: Provenance = { version: VERSION, sha256: model.files.map(() => '0'.repeat(64)) }
   const named = found.layers.map((layer) => ({ name: layer.name, weight: layer.constant.name }))
   const { choices, unmatched } = applyOverrides(named, config.layers)
-  const warnings = unmatched.map((pattern) => `--layer ${pattern} matches no layer`)
+  const warnings = [...unmatched.map((pattern) => `--layer ${pattern} matches no layer`), ...fixedInputs(model, found)]
   const budget = config.budget === undefined ? undefined : parseBudget(config.budget)
   const defaults = { bits: DEFAULT_BITS, groupSize: DEFAULT_GROUP_SIZE }
   const configurations = uniformCandidates(budget, config, defaults)
@@ -103,8 +114,19 @@ export function planModel(model: OnnxModel, found: Layers, config: QuantizeConfi
       // A budget on the mean width says nothing of zero points; elsewhere doing without them is a candidate of its own.
       const both = config.symmetric === 'auto' && within.kind !== 'meanBits'
       const grids: QuantizeConfig['symmetric'][] = both ? ['auto', 'yes'] : [config.symmetric]
-      return grids.map((symmetric) => candidateOf(configuration, symmetric, planned))
+      const isRejected = (symmetric: QuantizeConfig['symmetric']) =>
+        rejected.some(({ configuration: { bits, groupSize }, symmetric: grid }) => {
+          return bits === configuration.bits && groupSize === configuration.groupSize && grid === symmetric
+        })
+      return grids
+        .filter((symmetric) => !isRejected(symmetric))
+        .map((symmetric) => candidateOf(configuration, symmetric, planned))
     })
+    if (candidates.length === 0) {
+      throw new QtoolError('infeasible', `no configuration keeps the budget ${config.budget}`, {
+        hint: 'raise the budget',
+      })
+    }
     const fixedBytes = Math.min(...candidates.map((candidate) => candidate.outputBytes - candidate.weightBytes))
     const { config: configuration, symmetric } = allocateUniform(within, candidates, {
       sourceBytes: source,
@@ -124,7 +146,7 @@ export function planModel(model: OnnxModel, found: Layers, config: QuantizeConfi
       model,
       plans.map((plan) => plannedLayer(plan, withoutZeros)),
       target,
-      { ...config, budget: config.budget?.padEnd(BUDGET_TEXT_LENGTH) },
+      settled(config, { configuration, symmetric }),
       provenance,
     )
     const outputBytes = outputSize(built.model, model, config.externalData).totalBytes
@@ -137,6 +159,21 @@ export function planModel(model: OnnxModel, found: Layers, config: QuantizeConfi
       outputBytes,
     }
   }
+}
+
+/** Since IR 4, an initializer that is a graph input too is a default that callers may override. */
+const IR_DEFAULTS = 4n
+
+/** Weights that a caller may feed today, and not any more when they are quantized. */
+function fixedInputs({ proto }: OnnxModel, found: Layers): string[] {
+  if (proto.irVersion < IR_DEFAULTS) return []
+  const inputs = new Set(proto.graph!.input.map((input) => input.name))
+  const fixed = found.layers.filter(
+    ({ constant }) => !constant.node && !constant.scope.parent && inputs.has(constant.name),
+  )
+  return fixed.map(
+    ({ constant }) => `input ${constant.name} has a weight as its default: quantized, it is no input any more`,
+  )
 }
 
 /** What the user should know of a plan that does less than was asked. */

@@ -1,6 +1,7 @@
 /**
  * @file The end of a quantization: build the model, write it beside its final name, let onnxruntime check it, rename it.
  */
+import fs from 'node:fs'
 import type { QuantizeConfig } from '../config.ts'
 import { QtoolError } from '../errors.ts'
 import { stageCopy } from '../onnx/copyModel.ts'
@@ -15,7 +16,7 @@ import { verifyWritten } from '../verify/verify.ts'
 import { VERSION } from '../version.ts'
 import { buildOutput } from './buildOutput.ts'
 import { outputSize, placement } from './outputSize.ts'
-import { type ModelPlan, planWarnings } from './planModel.ts'
+import { planWarnings, settled } from './planModel.ts'
 import type { QuantizeOutcome } from './report.ts'
 
 /** Where the bytes of new tensors go while the model is being quantized. */
@@ -27,6 +28,8 @@ export interface Output {
   readonly sink: (bytes: Uint8Array) => Payload
   /** The spool, once something was written to it. */
   readonly spool: () => Spool | undefined
+  /** Forget what the sink was given so far. */
+  readonly restart: () => void
 }
 
 /**
@@ -44,7 +47,7 @@ export function openOutput(
   if (config.dryRun) {
     const sink = (bytes: Uint8Array): Payload =>
       bytes.length <= INLINE_LIMIT ? small(bytes) : { kind: 'planned', byteLength: bytes.length }
-    return { path, temporaries, sink, spool: () => undefined }
+    return { path, temporaries, sink, spool: () => undefined, restart: () => {} }
   }
   if (path === undefined) {
     throw new QtoolError('usage', 'no output path was given', { hint: 'name one, or ask for a dry run' })
@@ -56,13 +59,14 @@ export function openOutput(
     spool ??= new Spool(path, temporaries)
     return spool.append(bytes)
   }
-  return { path, temporaries, sink, spool: () => spool }
+  const restart = () => {
+    spool?.remove()
+    spool = undefined
+  }
+  return { path, temporaries, sink, spool: () => spool, restart }
 }
 
 type Unwritten = Omit<QuantizeOutcome, 'output' | 'verified' | 'seconds' | 'warnings'>
-
-/** Slack for a quotient in floating point. */
-const BITS_SLACK = 1e-9
 
 /** Write, verify and rename; or only measure, in a dry run. */
 export async function writeOutput(
@@ -79,9 +83,8 @@ export async function writeOutput(
   if (plan.plans.length === 0)
     return { output: nothingToQuantize(outcome, output, config, run), verified: [], warnings }
   const provenance = { version: VERSION, sha256: outcome.sha256.map(({ sha256 }) => sha256) }
-  const built = buildOutput(model, layers, plan.target, config, provenance)
+  const built = buildOutput(model, layers, plan.target, settled(config, plan), provenance)
   const sizes = outputSize(built.model, model, config.externalData, output.path)
-  checkLimits(sizes.totalBytes, layers, plan)
   if (config.dryRun) return { output: { path: output.path ?? '', ...sizes }, verified: undefined, warnings }
 
   checkAborted(run.signal)
@@ -98,29 +101,24 @@ export async function writeOutput(
     layers.flatMap((layer) => (layer.reference ? [[layer.plan.layer.name, layer.reference] as const] : [])),
   )
   const verified = config.verify
-    ? await verifyWritten(staged.path, built.written, references, config.threads, run)
+    ? await verifyWritten(
+        { path: staged.path, shownAs: output.path!, source: model.path },
+        built.written,
+        references,
+        config.threads,
+        run,
+      )
     : undefined
   checkAborted(run.signal)
   staged.commit()
+  const stale = `${output.path}_data`
+  if (staged.files.length === 1 && fs.existsSync(stale))
+    warnings.push(`${stale} is of an earlier model: nothing refers to it`)
   return { output: sizesOf(output.path!, staged.files), verified, warnings }
 }
 
 function sizesOf(path: string, files: readonly { path: string; bytes: number }[]): FileSizes {
   return { path, totalBytes: files.reduce((sum, file) => sum + file.bytes, 0), files }
-}
-
-/** What was planned with float16 scales may have become larger. */
-function checkLimits(totalBytes: number, layers: Unwritten['layers'], { byteLimit, bitsPerWeightLimit }: ModelPlan) {
-  const sum = (value: (layer: (typeof layers)[number]) => number) => layers.reduce((all, one) => all + value(one), 0)
-  const stored = sum(({ tensors }) => tensors.reduce((bytes, tensor) => bytes + tensor.bytes, 0))
-  const bitsPerWeight = (8 * stored) / sum(({ plan }) => plan.layer.weights)
-  const over = (taken: string, limit: number) =>
-    new QtoolError('infeasible', `the output would take ${taken}, the budget is ${limit}`, {
-      hint: 'some scales need float32, which the estimate did not count on; raise the budget a little',
-    })
-  if (byteLimit !== undefined && totalBytes > byteLimit) throw over(`${totalBytes} bytes`, byteLimit)
-  if (bitsPerWeightLimit !== undefined && bitsPerWeight > bitsPerWeightLimit + BITS_SLACK)
-    throw over(`${bitsPerWeight.toPrecision(4)} bits per weight`, bitsPerWeightLimit)
 }
 
 /**

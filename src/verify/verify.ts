@@ -26,13 +26,23 @@ import type { LayerReference } from './reference.ts'
  */
 export const TOLERANCE = { exact: 0, float32Product: 1e-4, float16Product: 4e-3, int8Activations: 0.1 } as const
 
+/** A model as it was written, perhaps not under its final name yet. */
+export interface WrittenModel {
+  readonly path: string
+  /** Its final path, for messages. */
+  readonly shownAs?: string
+  /** The model it was made from; tried when the written one does not load, to tell whose fault it is. */
+  readonly source?: string
+}
+
 /**
  * Load the written model into onnxruntime and check every use of every quantized layer.
  * @param references by layer name.
- * @throws QtoolError `verify` naming the layer, when the runtime cannot load the file or computes something else.
+ * @throws QtoolError `verify` naming the layer, when the runtime cannot load the file or computes something else;
+ *   `model` when it cannot load the source either.
  */
 export async function verifyWritten(
-  path: string,
+  { path, shownAs = path, source }: WrittenModel,
   written: readonly WrittenUse[],
   references: ReadonlyMap<string, LayerReference>,
   threads: number,
@@ -40,8 +50,10 @@ export async function verifyWritten(
 ): Promise<VerifiedLayer[]> {
   // Without prepacking the weights stay where they are on disk: it is the graph that is checked here, kernels are below.
   const config = { 'session.disable_prepacking': '1' }
-  const whole = await openSession(path, { threads, config }).catch((cause: unknown) => {
-    throw failure(`${path}: written, but onnxruntime does not load it: ${(cause as Error).message}`, cause)
+  const whole = await openSession(path, { threads, config }).catch(async (cause: unknown) => {
+    // A source that the runtime refuses is the user's to mend, not a bug of ours.
+    if (source !== undefined) await (await openSession(source, { threads, config })).dispose()
+    throw failure(`${shownAs}: written, but onnxruntime does not load it: ${(cause as Error).message}`, cause)
   })
   await whole.dispose()
   const model = loadModel(path)
@@ -53,7 +65,7 @@ export async function verifyWritten(
     checkAborted(run.signal)
     const { name } = use.plan.layer
     run.onProgress?.({ stage: 'verify', done: i, total: written.length, item: name })
-    verified.push(await verifyUse(path, model, index, use, references.get(name)!, threads, kernels))
+    verified.push(await verifyUse(shownAs, model, index, use, references.get(name)!, threads, kernels))
   }
   run.onProgress?.({ stage: 'verify', done: written.length, total: Math.max(1, written.length) })
   return verified

@@ -241,10 +241,12 @@ describe('other readers', () => {
     expect(modelLayers(moved).layers[0]!.hasOtherReaders).toBe(true)
   })
 
-  it('fewer than 64 elements are no weight', () => {
+  it('fewer than 64 elements are left alone, and say so', () => {
     const small = model({ initializer: [floats('w', [7, 9])], node: [makeNode('MatMul', ['x', 'w'], ['y'])] })
     expect(modelLayers(small).layers).toEqual([])
-    expect(modelLayers(small).unquantizable).toEqual([])
+    expect(modelLayers(small).unquantizable.map(({ reason }) => reason)).toEqual([
+      'fewer than 64 weights: would not get smaller',
+    ])
   })
 })
 

@@ -127,6 +127,17 @@ describe('shapes are declared', () => {
     expect(macsOf(made, new Map([['y', [2, 'tokens', 16]]]))).toEqual({ count: 8 * 16, perPosition: true })
   })
 
+  it('several readers of one weight each multiply with it', () => {
+    const { index, layers } = modelLayers(
+      model({
+        initializer: [floats('w', [16, 16])],
+        node: [makeNode('MatMul', ['x', 'w'], ['y']), makeNode('MatMul', ['v', 'w'], ['z'])],
+        valueInfo: [value('y', [5, 16]), value('z', [2, 16])],
+      }),
+    )
+    expect(layerMacs(index, layers[0]!)).toEqual({ count: 7 * 256, perPosition: false })
+  })
+
   it('a branch goes by its own declarations, whatever the graph around it calls by the same name', () => {
     const node = branches(floats('t_w', [32, 32]), floats('', [32, 32]))
     const { index, layers } = modelLayers(model({ node: [node], valueInfo: [value('t', [5, 32])] }))

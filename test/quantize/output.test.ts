@@ -59,6 +59,7 @@ describe('metadata', () => {
     expect(report.source.sha256).toHaveLength(2)
     expect(JSON.parse(entries[METADATA.config]!)).toEqual({
       bits: 3,
+      groupSize: 32,
       method: 'auto',
       symmetric: 'auto',
       layers,

@@ -67,7 +67,7 @@ async function write(
   return { path: out, uses: built.written, references }
 }
 
-const verify = ({ path: file, uses, references }: Written) => verifyWritten(file, uses, references, 1)
+const verify = ({ path: file, uses, references }: Written) => verifyWritten({ path: file }, uses, references, 1)
 
 const product = model({
   initializer: [normals('w', [64, 48])],
@@ -152,8 +152,8 @@ function otherAttributes(node: NodeProto): { name: string; value: AttributeValue
 describe.each(CASES)('%s, %s', (representation, _, proto, config) => {
   const layer = proto.graph!.node[0]!.name
 
-  it('as written', async () => {
-    const written = await write(proto, config)
+  it.each(['yes', 'no'] as const)('as written, symmetric: %s', async (symmetric) => {
+    const written = await write(proto, { ...config, symmetric })
     const found = await verify(written)
     expect(found.map((use) => [use.name, use.representation])).toEqual([[layer, representation]])
     const { largestDifference, tolerance } = found[0]!
@@ -245,7 +245,9 @@ describe('a defect of the writer', () => {
 it('stops when it is told to', async () => {
   const written = await write(product, { bits: 4 })
   const signal = AbortSignal.abort()
-  await expect(verifyWritten(written.path, written.uses, written.references, 1, { signal })).rejects.toMatchObject({
+  await expect(
+    verifyWritten({ path: written.path }, written.uses, written.references, 1, { signal }),
+  ).rejects.toMatchObject({
     code: 'interrupted',
   })
 })
