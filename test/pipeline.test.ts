@@ -99,6 +99,14 @@ describe('a model with nothing to quantize', () => {
     fs.rmSync(out, { force: true })
     await expect(quantizeModel(fixturePath(name), out)).rejects.toMatchObject({ code: 'model' })
     expect(fs.readFileSync(out).equals(fs.readFileSync(fixturePath(name)))).toBe(true)
+    // Whatever budget was asked for.
+    for (const budget of ['4bit', '0.9x']) {
+      const asked = quantizeModel(fixturePath(name), out, { budget, force: true })
+      await expect(asked, budget).rejects.toMatchObject({ code: expect.stringMatching(/model|infeasible/) })
+    }
+    await expect(quantizeModel(fixturePath(name), out, { budget: '4bpw', force: true })).rejects.toMatchObject({
+      code: 'model',
+    })
   })
 
   it('is what was asked for when every layer is skipped', async () => {

@@ -43,6 +43,7 @@ function keepsBudget(
   config: QuantizeConfig,
   output: Output,
 ): boolean {
+  if (layers.length === 0) return true
   if (plan.bitsPerWeightLimit !== undefined) {
     const bytes = layers.reduce((sum, { tensors }) => tensors.reduce((all, tensor) => all + tensor.bytes, sum), 0)
     const weights = layers.reduce((sum, layer) => sum + layer.plan.layer.weights, 0)
