@@ -75,7 +75,10 @@ function ownOptions(): Option[] {
       '--external-data <when>',
       `large tensors in a file beside the model: auto, always or never ${byDefault(externalData)}`,
     ),
-    new Option('--dry-run', 'the plan and the exact output bytes (with external data the name given by -o counts); nothing is written'),
+    new Option(
+      '--dry-run',
+      'the plan and the exact output bytes (with external data the name given by -o counts); nothing is written',
+    ),
     new Option('--no-verify', 'do not run the written model to compare it with what was decided'),
     new Option('--strict', 'warnings that mean less than was asked are errors'),
     new Option('--force', 'overwrite an existing output'),
