@@ -170,6 +170,12 @@ function compare(use: WrittenUse, reference: LayerReference, computed: Float32Ar
   return Math.max(relativeDifference(reference.product, product), Number.EPSILON)
 }
 
+/**
+ * Below this, values count as zero: kernels that correct for zero points leave rounding of the size of the scale, and
+ * the scale of weights that are zero in effect is the smallest normal number.
+ */
+const SMALLEST_MAGNITUDE = 2 ** -100
+
 function relativeDifference(ours: ArrayLike<number>, theirs: ArrayLike<number>): number {
   let largest = 0
   let magnitude = 0
@@ -180,7 +186,7 @@ function relativeDifference(ours: ArrayLike<number>, theirs: ArrayLike<number>):
     if (difference > largest) largest = difference
     if (Math.abs(ours[i]!) > magnitude) magnitude = Math.abs(ours[i]!)
   }
-  return largest === 0 ? 0 : largest / magnitude
+  return largest === 0 ? 0 : largest / Math.max(magnitude, SMALLEST_MAGNITUDE)
 }
 
 /** The rebuilt tensor as [rows, cols] of the layer. */

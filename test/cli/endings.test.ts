@@ -1,4 +1,5 @@
-import { existsSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { closeSync, existsSync, mkdtempSync, openSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
@@ -83,6 +84,20 @@ describe.concurrent('a reader that closes the pipe', () => {
       },
     )
     expect({ code, stderr }).toEqual({ code: 0, stderr: '' })
+  })
+})
+
+describe.skipIf(!existsSync('/dev/full'))('a disk that is full behind standard output', () => {
+  it.each([[], ['--json']])('gives 2 and one line %j', (...flags) => {
+    const model = join(import.meta.dirname, '../../fixtures/models/matmul.onnx')
+    const full = openSync('/dev/full', 'w')
+    const { status, stderr } = spawnSync(process.execPath, [BUILT.at(-1)!, 'analyze', model, ...flags.flat()], {
+      stdio: ['ignore', full, 'pipe'],
+      encoding: 'utf8',
+    })
+    closeSync(full)
+    expect(status).toBe(2)
+    expect(stderr).toBe('error: cannot write to standard output: ENOSPC\n')
   })
 })
 

@@ -82,6 +82,8 @@ describe('flags of quantize', () => {
     [['m.onnx', 'n.onnx', '-o', 'o.onnx'], 'too many arguments', '--help'],
     [['m.onnx', '-o', 'o.onnx', '--bitz', '4'], "unknown option '--bitz'", '--bits'],
     [['m.onnx', '-o', 'o.onnx', '--bits'], 'argument missing', '--help'],
+    [['m.onnx', '-o', ''], "-o '': wanted a file name", 'standard output'],
+    [['m.onnx', '-o', '-'], "-o '-': wanted a file name", 'standard output'],
     [['m.onnx', '-o', 'o.onnx', '--bits', '7'], '--bits: wanted one of 8, 6, 5, 4, 3, 2, found 7', ''],
     [['m.onnx', '-o', 'o.onnx', '--bits', 'four'], "--bits: wanted a number, found 'four'", ''],
     [['m.onnx', '-o', 'o.onnx', '--bits', ''], '--bits: wanted a number', ''],

@@ -107,7 +107,7 @@ describe('cut short or corrupt', () => {
     const error = refuse(Uint8Array.of(0x08, 8, 0x3a, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10), [
       /graph of 1152921504606847000 bytes/,
     ])
-    expect(error.cause).toBeDefined()
+    expect(error.cause).toBeInstanceOf(Error)
   })
 
   test('deep nesting', () => {
