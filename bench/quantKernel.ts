@@ -9,13 +9,13 @@
 import { availableParallelism } from 'node:os'
 import { gridCandidates } from '../src/quant/candidates.ts'
 import { floatsToHalfBytes, packBlocks, packZeroPoints } from '../src/quant/pack.ts'
-import { createPool } from '../src/quant/pool.ts'
 import { BITS, type QuantizedWeight } from '../src/quant/quantizedWeight.ts'
 import { quantizeTensor } from '../src/quant/quantizeTensor.ts'
 import { relativeErrors } from '../src/quant/relativeErrors.ts'
 import type { StoredWeight } from '../src/quant/storedWeight.ts'
 import { Workspace } from '../src/quant/workspace.ts'
 import { makeRandom } from '../src/random.ts'
+import { createPool } from '../src/threads/pool.ts'
 
 const SIDE = 4096
 const threads = Number(process.argv[2] ?? availableParallelism())

@@ -2,15 +2,50 @@
 import type { Bits } from './quant/quantizedWeight.ts'
 
 export type Format = 'auto' | 'contrib' | 'standard'
-type Method = 'auto' | 'rtn'
+/**
+ * `auto`: the best grid of each layer by error, from the weights alone. `rtn`: plain min-max rounding. `gptq`: codes that
+ * make up for each other's errors on calibration data; see docs/CONFIG.md.
+ */
+type Method = 'auto' | 'rtn' | 'gptq'
 
-export interface QuantizeConfig {
+/** How stored uint8 images become the float input of a model: (value · scale − mean[c]) / std[c]. */
+export interface Normalize {
+  readonly scale: number
+  /** One number per channel, or one for all. */
+  readonly mean: readonly number[]
+  readonly std: readonly number[]
+}
+
+/** What applies where only some of the three are given. */
+export const NORMALIZE_DEFAULTS: Normalize = { scale: 1, mean: [0], std: [1] }
+
+/** What is read, and how it becomes the inputs of a model: the same for calibration and evaluation. */
+export interface DataConfig {
+  /** Data files, directories or patterns. */
+  readonly data: readonly string[]
+  /** Use this many samples; 0 = all. */
+  readonly samples: number
+  /** Input name → name of the array in the data. */
+  readonly rename: Readonly<Record<string, string>>
+  /** Input name → the number that fills the whole input. */
+  readonly set: Readonly<Record<string, number>>
+  /** For uint8 data that feeds a float input. */
+  readonly normalize?: Normalize | undefined
+  /** Height and width, in pixels, that images are brought to; undefined = what the model or its preprocessor says. */
+  readonly imageSize?: readonly [height: number, width: number] | undefined
+  /** Order of axes that the image input takes; undefined = seen from its shape. */
+  readonly layout?: 'nchw' | 'nhwc' | undefined
+  /** Tokens in a sequence that text is cut into; undefined = decided from the model. */
+  readonly seqLen?: number | undefined
+}
+
+export interface QuantizeConfig extends DataConfig {
   /** Budget expression, for example '4bit', '4bpw', '350MB', '0.3x', '-60%'. Excludes bits. */
   readonly budget?: string | undefined
   readonly bits?: Bits | undefined
   /** Input columns that share a scale; 'channel' for one scale per output row. */
   readonly groupSize?: number | 'channel' | undefined
-  /** Grid chosen per layer by error (auto), or plain min-max rounding (rtn). */
+  /** `gptq` as soon as there are data or statistics, which it needs; otherwise `auto` or `rtn`. */
   readonly method: Method
   /** Symmetric grids only, asymmetric only, or the better of both. */
   readonly symmetric: 'auto' | 'yes' | 'no'
@@ -26,6 +61,18 @@ export interface QuantizeConfig {
   readonly force: boolean
   /** Turn every warning that means "less than asked" into an error. */
   readonly strict: boolean
+  /** Share of the samples, 0 … 0.5, that no fit sees and that decides between candidates. */
+  readonly holdout: number
+  /** How the samples are chosen: drawn, or by how much a rounded model disagrees on them. */
+  readonly select: 'random' | 'el2n' | 'kl'
+  /** Files of statistics; several are merged. A single one that does not exist is written, when there is data. */
+  readonly stats: readonly string[]
+  /** Where progress is saved: a run with the same settings goes on from there. Removed when the run is done. */
+  readonly resume?: string | undefined
+  /** What is added to the diagonal of a Hessian, relative to its mean: above 0, at most 1. */
+  readonly damping: number
+  /** Directory for activations that memory cannot hold; undefined = beside the output, or the system's. */
+  readonly scratch?: string | undefined
   /** Worker threads; 0 = number of cores. */
   readonly threads: number
   readonly seed: number
@@ -42,6 +89,14 @@ export const QUANTIZE_DEFAULTS: QuantizeConfig = {
   dryRun: false,
   force: false,
   strict: false,
+  data: [],
+  samples: 256,
+  rename: {},
+  set: {},
+  holdout: 0.2,
+  select: 'random',
+  stats: [],
+  damping: 0.05,
   threads: 0,
   seed: 0,
 }
@@ -74,35 +129,15 @@ export interface Thresholds {
   readonly maxLatencyRatio?: number
 }
 
-/** How stored uint8 images become the float input of a model: (value · scale − mean[c]) / std[c]. */
-export interface Normalize {
-  readonly scale: number
-  /** One number per channel, or one for all. */
-  readonly mean: readonly number[]
-  readonly std: readonly number[]
-}
-
-/** What applies where only some of the three are given. */
-export const NORMALIZE_DEFAULTS: Normalize = { scale: 1, mean: [0], std: [1] }
-
-export interface EvalConfig {
-  /** Data files or directories; empty only with `random`. */
-  readonly data: readonly string[]
+/** `data` is empty only with `random`; `samples` counts from the first. */
+export interface EvalConfig extends DataConfig {
   /** Make this many random samples instead of reading data. */
   readonly random: number
   /** Class labels: a .npy, or 'FILE.npz:NAME'. */
   readonly labels?: string | undefined
-  /** Use at most this many samples; 0 = all. */
-  readonly samples: number
   readonly batchSize: number
-  /** Input name → name of the array in the data. */
-  readonly rename: Readonly<Record<string, string>>
-  /** Input name → the number that fills the whole input. */
-  readonly set: Readonly<Record<string, number>>
   /** Input name → shape of one random feed, batch axis included; for `random` only. */
   readonly shapes: Readonly<Record<string, readonly number[]>>
-  /** For uint8 data that feeds a float input. */
-  readonly normalize?: Normalize | undefined
   /** Outputs that are class or token logits; 'auto' decides by shape and name, an empty list says that none are. */
   readonly logits: 'auto' | readonly string[]
   /** Interleaved latency runs of each model. */

@@ -1,205 +1,55 @@
 /**
- * @file Checks configurations: every key is known, every value in range, and no two keys contradict each other.
- * The one validator of the library, of `qtool.json` and of the command line.
+ * @file Makes configurations complete: checked values over the defaults, with no two keys that contradict each other.
+ * With `configValues.ts` the one validator of the library, of `qtool.json` and of the command line.
  */
-import { GROUP_SIZES } from './bitalloc/candidates.ts'
-import { compilePattern } from './bitalloc/overrides.ts'
 import {
   ANALYZE_DEFAULTS,
   type AnalyzeConfig,
+  type DataConfig,
   EVAL_DEFAULTS,
   type EvalConfig,
   NORMALIZE_DEFAULTS,
-  type Normalize,
   QUANTIZE_DEFAULTS,
   type QuantizeConfig,
-  type Thresholds,
 } from './config.ts'
+import { checkValues } from './configValues.ts'
 import { QtoolError } from './errors.ts'
-import { nearestName } from './nearestName.ts'
-import { BITS } from './quant/quantizedWeight.ts'
 
-/** Keys of evaluation that mean nothing without data, or with it. */
-export const NEEDS_DATA = ['labels', 'samples', 'rename', 'normalize'] as const
+export { checkValues, type KeyNaming, type Operation } from './configValues.ts'
+
+const ABOUT_DATA = ['samples', 'rename', 'normalize', 'imageSize', 'layout', 'seqLen'] as const
+/** Keys that mean nothing without data. An evaluation also fills inputs of random samples, so `set` is free there. */
+export const NEEDS_DATA = {
+  quantize: [...ABOUT_DATA, 'set', 'holdout', 'select', 'resume', 'scratch'],
+  eval: [...ABOUT_DATA, 'labels'],
+} as const
+/** Keys of an evaluation that mean nothing without random samples. */
 export const NEEDS_RANDOM = ['shapes'] as const
-
-export type Operation = 'quantize' | 'eval' | 'analyze'
-
-/** Says what was wanted when the value is not it, else nothing. */
-type Rule = (value: unknown) => string | undefined
-type Rules<T> = { readonly [K in keyof T]-?: Rule }
-type Fields = Record<string, unknown>
-
-const wanted =
-  (text: string, accepts: (value: unknown) => boolean): Rule =>
-  (value) =>
-    accepts(value) ? undefined : text
-
-const isObject = (value: unknown): value is Fields =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
-const isNumber = (value: unknown): value is number => typeof value === 'number' && Number.isFinite(value)
-const isText = (value: unknown): value is string => typeof value === 'string' && value.length > 0
-const isNumberList = (value: unknown): value is number[] =>
-  Array.isArray(value) && value.length > 0 && value.every(isNumber)
-const isRecordOf = (value: unknown, accepts: (entry: unknown) => boolean) =>
-  isObject(value) && Object.values(value).every(accepts)
-
-const text = wanted('a text', isText)
-const texts = wanted('a list of texts', (value) => Array.isArray(value) && value.every(isText))
-const flag = wanted('true or false', (value) => typeof value === 'boolean')
-const oneOf = (...choices: readonly (string | number)[]) =>
-  wanted(`one of ${choices.join(', ')}`, (value) => choices.includes(value as string | number))
-const integer = (least: number, most: number) =>
-  wanted(
-    `an integer from ${least} to ${most}`,
-    (value) => Number.isInteger(value) && (value as number) >= least && (value as number) <= most,
-  )
-const between = (least: number, most: number, hint = '') =>
-  wanted(`a number from ${least} to ${most}${hint}`, (value) => isNumber(value) && value >= least && value <= most)
-const atLeast = (least: number) => wanted(`a number of at least ${least}`, (value) => isNumber(value) && value >= least)
-const above = (bound: number) => wanted(`a number above ${bound}`, (value) => isNumber(value) && value > bound)
-
-const MAX_INTEGER = Number.MAX_SAFE_INTEGER
-const groupSize = oneOf(...GROUP_SIZES, 'channel')
-const threads = integer(0, 1024)
-const seed = integer(0, MAX_INTEGER)
-const SHARE_HINT = ' (0.99, or 99% on the command line)'
-
-const LAYERS: Rule = (value) => {
-  const shape = `a list of { pattern, bits } with bits one of ${BITS.join(', ')} or "skip"`
-  if (!Array.isArray(value)) return shape
-  for (const entry of value) {
-    if (!isObject(entry) || !isText(entry.pattern)) return shape
-    if (Object.keys(entry).some((key) => key !== 'pattern' && key !== 'bits')) return shape
-    if (entry.bits !== 'skip' && !BITS.includes(entry.bits as (typeof BITS)[number])) return shape
-    compilePattern(entry.pattern)
-  }
-  return undefined
-}
-
-const isSizeList = (value: unknown): boolean =>
-  Array.isArray(value) && value.every((size) => Number.isInteger(size) && size >= 1)
-
-const QUANTIZE_RULES: Rules<QuantizeConfig> = {
-  budget: text,
-  bits: oneOf(...BITS),
-  groupSize,
-  method: oneOf('auto', 'rtn'),
-  symmetric: oneOf('auto', 'yes', 'no'),
-  layers: LAYERS,
-  format: oneOf('auto', 'contrib', 'standard'),
-  accuracyLevel: oneOf(0, 4),
-  externalData: oneOf('auto', 'always', 'never'),
-  verify: flag,
-  dryRun: flag,
-  force: flag,
-  strict: flag,
-  threads,
-  seed,
-}
-
-const ANALYZE_RULES: Rules<AnalyzeConfig> = { groupSize, threads }
-
-const THRESHOLD_RULES: Rules<Thresholds> = {
-  maxKl: atLeast(0),
-  minAgreement: between(0, 1, SHARE_HINT),
-  minSqnr: wanted('a number of decibels', isNumber),
-  minCosine: between(-1, 1, SHARE_HINT),
-  maxDifference: atLeast(0),
-  maxAccuracyDrop: between(0, 1, SHARE_HINT.replaceAll('0.99', '0.01').replaceAll('99%', '1%')),
-  maxPerplexityRise: atLeast(0),
-  maxSize: above(0),
-  maxLatencyRatio: above(0),
-}
-
-const NORMALIZE_RULES: Rules<Normalize> = {
-  scale: wanted('a number other than 0', (value) => isNumber(value) && value !== 0),
-  mean: wanted('a list of numbers', isNumberList),
-  std: wanted('a list of numbers other than 0', (value) => isNumberList(value) && value.every((std) => std !== 0)),
-}
-
-const EVAL_RULES: Rules<EvalConfig> = {
-  data: texts,
-  random: integer(0, 1e6),
-  labels: text,
-  samples: integer(0, MAX_INTEGER),
-  batchSize: integer(1, 65536),
-  rename: wanted('an object from input names to array names', (value) => isRecordOf(value, isText)),
-  set: wanted('an object from input names to numbers', (value) => isRecordOf(value, isNumber)),
-  shapes: wanted('an object from input names to lists of sizes', (value) => isRecordOf(value, isSizeList)),
-  normalize: wanted('an object of scale, mean and std', isObject),
-  logits: (value) => (value === 'auto' ? undefined : texts(value) && '"auto" or a list of output names'),
-  runs: integer(1, 100_000),
-  thresholds: wanted('an object of limits', isObject),
-  threads,
-  seed,
-}
-
-const RULES: Record<Operation, Readonly<Record<string, Rule>>> = {
-  quantize: QUANTIZE_RULES,
-  eval: EVAL_RULES,
-  analyze: ANALYZE_RULES,
-}
-/** Keys whose value is an object with rules of its own. */
-const NESTED: Readonly<Record<string, Readonly<Record<string, Rule>>>> = {
-  thresholds: THRESHOLD_RULES,
-  normalize: NORMALIZE_RULES,
-}
-
-/** How a message names a key: `bits`, or `thresholds.maxKl` for a nested one. */
-export type KeyNaming = (key: string) => string
-
-/**
- * Check the keys and values of one source of configuration (a file, the flags, a caller's object). Undefined values
- * count as absent. Contradictions between keys are left to the resolve functions, which see all sources together.
- *
- * @param nameOf how messages name a key, for example `--group-size` for `groupSize`.
- * @throws QtoolError `usage` on an unknown key (with the nearest known one) or a value out of range.
- */
-export function checkValues(
-  operation: Operation,
-  values: unknown,
-  nameOf: KeyNaming = (key) => `${operation} configuration: ${key}`,
-): void {
-  checkAgainst(RULES[operation], values, '', nameOf)
-}
-
-function checkAgainst(rules: Readonly<Record<string, Rule>>, values: unknown, prefix: string, nameOf: KeyNaming) {
-  if (!isObject(values)) throw new QtoolError('usage', `${nameOf(prefix)}: wanted an object, found ${show(values)}`)
-  for (const [key, value] of Object.entries(values)) {
-    const path = prefix + key
-    const rule = Object.hasOwn(rules, key) ? rules[key] : undefined
-    if (rule === undefined) {
-      const nearest = nearestName(key, Object.keys(rules))
-      const known = Object.keys(rules)
-        .map((name) => prefix + name)
-        .join(', ')
-      throw new QtoolError('usage', `${nameOf(path)}: there is no such key`, {
-        hint: nearest === undefined ? `known keys: ${known}` : `did you mean ${prefix}${nearest}?`,
-      })
-    }
-    if (value === undefined) continue
-    const want = rule(value)
-    if (want !== undefined) throw new QtoolError('usage', `${nameOf(path)}: wanted ${want}, found ${show(value)}`)
-    const nested = prefix === '' && Object.hasOwn(NESTED, key) ? NESTED[key] : undefined
-    if (nested !== undefined) checkAgainst(nested, value, `${key}.`, nameOf)
-  }
-}
-
-/** The value as JSON, cut to a readable length. */
-function show(value: unknown): string {
-  const json = typeof value === 'number' ? String(value) : (JSON.stringify(value) ?? String(value))
-  return json.length > 60 ? `${json.slice(0, 57)}...` : json
-}
+/** What data are, for hints. */
+const DATA_HINT =
+  "--data PATH (.npy, .npz, .jsonl, text, images, a directory of them, or a pattern such as 'photos/*.jpg')"
 
 /** Later values win; undefined ones do not. */
 function withDefaults<T extends object>(defaults: T, values: Partial<T>): T {
   return { ...defaults, ...Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) }
 }
 
+/** The first of the keys that says something: not undefined, not an empty object, not the default. */
+function firstGiven(keys: readonly string[], values: object, defaults: object): string | undefined {
+  const given = new Map<string, unknown>(Object.entries(values))
+  const usual = new Map<string, unknown>(Object.entries(defaults))
+  return keys.find((key) => {
+    const value = given.get(key)
+    if (value === undefined || value === usual.get(key)) return false
+    return typeof value !== 'object' || value === null || Object.keys(value).length > 0
+  })
+}
+
 /**
- * A complete configuration: checked values over {@link QUANTIZE_DEFAULTS}.
- * @throws QtoolError `usage` on unknown keys, values out of range, or both a budget and a width.
+ * A complete configuration: checked values over {@link QUANTIZE_DEFAULTS}. The method is `gptq` with data or statistics
+ * and `auto` without, unless it is given.
+ * @throws QtoolError `usage` on unknown keys, values out of range, both a budget and a width, a method that data would be
+ *   ignored by or that lacks it, or keys about data without data.
  */
 export function resolveQuantizeConfig(values: Partial<QuantizeConfig>): QuantizeConfig {
   checkValues('quantize', values)
@@ -208,7 +58,63 @@ export function resolveQuantizeConfig(values: Partial<QuantizeConfig>): Quantize
       hint: 'give the budget to let qtool choose the width, or the width to choose it yourself',
     })
   }
-  return withDefaults(QUANTIZE_DEFAULTS, values)
+  const config = withDefaults(QUANTIZE_DEFAULTS, values)
+  const calibrated = config.data.length > 0 || config.stats.length > 0
+  const method = values.method ?? (calibrated ? 'gptq' : 'auto')
+  checkCalibration({ ...config, method }, values)
+  return withNormalize({ ...config, method })
+}
+
+function checkCalibration(config: QuantizeConfig, values: Partial<QuantizeConfig>): void {
+  const { data, stats, method, resume } = config
+  const source = data.length > 0 ? 'data' : stats.length > 0 ? 'stats' : undefined
+  if (method === 'gptq' && source === undefined) {
+    throw new QtoolError('usage', 'method gptq needs calibration data', {
+      hint: `give ${DATA_HINT}, or --stats FILE with the statistics of an earlier run`,
+    })
+  }
+  if (method !== 'gptq' && source !== undefined) {
+    throw new QtoolError('usage', `${source} is given, but method ${method} looks at the weights alone`, {
+      hint: `leave out the method, or give gptq; or leave out ${source}`,
+    })
+  }
+  // A complete configuration has been here before: its defaults were filled in, not given.
+  const given = new Map(Object.entries(values).filter(([, value]) => value !== undefined))
+  const isComplete = Object.keys(QUANTIZE_DEFAULTS).every((key) => given.has(key))
+  const defaults = isComplete ? QUANTIZE_DEFAULTS : {}
+  const withoutData = data.length === 0 ? firstGiven(NEEDS_DATA.quantize, values, defaults) : undefined
+  if (withoutData !== undefined) {
+    throw new QtoolError('usage', `${withoutData} is given without data`, { hint: `${withoutData} goes with --data` })
+  }
+  if (source === undefined && firstGiven(['damping'], values, defaults) !== undefined) {
+    throw new QtoolError('usage', 'damping is given without data', { hint: 'damping goes with --data or --stats' })
+  }
+  const files = [
+    ...data.map((path) => ({ path, key: 'data' })),
+    ...stats.map((path) => ({ path, key: 'stats' })),
+    ...(resume === undefined ? [] : [{ path: resume, key: 'resume' }]),
+  ]
+  for (const [i, { path, key }] of files.entries()) {
+    const first = files.findIndex((file) => file.path === path)
+    if (first === i || key === 'data') continue
+    throw new QtoolError('usage', `${path} is given twice, as ${files[first]!.key} and as ${key}`, {
+      hint: 'statistics and saved progress are files of their own',
+    })
+  }
+}
+
+/** Completes a normalization. @throws QtoolError `usage` when means and deviations are not equally many. */
+function withNormalize<T extends DataConfig>(config: T): T {
+  if (config.normalize === undefined) return config
+  const normalize = withDefaults(NORMALIZE_DEFAULTS, config.normalize)
+  const { mean, std } = normalize
+  if (mean.length !== std.length && mean.length !== 1 && std.length !== 1) {
+    throw new QtoolError(
+      'usage',
+      `normalize: wanted as many standard deviations as means, found ${std.length} and ${mean.length}`,
+    )
+  }
+  return { ...config, normalize }
 }
 
 /**
@@ -230,28 +136,18 @@ export function resolveEvalConfig(values: Partial<EvalConfig>): EvalConfig {
   const config = withDefaults(EVAL_DEFAULTS, values)
   if (config.data.length === 0 && config.random === 0) {
     throw new QtoolError('usage', 'there is nothing to run the models on', {
-      hint: 'give --data FILE (.npy, .npz, .jsonl, or a directory of them), or --random N for N made-up samples',
+      hint: `give ${DATA_HINT}, or --random N for N made-up samples`,
     })
   }
   if (config.data.length > 0 && config.random > 0) {
     throw new QtoolError('usage', 'both data and random samples are given', { hint: 'give --data or --random N' })
   }
   const random = config.random > 0
-  for (const key of random ? NEEDS_DATA : NEEDS_RANDOM) {
-    const value = config[key]
-    if (!value || (typeof value === 'object' && Object.keys(value).length === 0)) continue
+  const key = firstGiven(random ? NEEDS_DATA.eval : NEEDS_RANDOM, config, EVAL_DEFAULTS)
+  if (key !== undefined) {
     throw new QtoolError('usage', `${key} is given for ${random ? 'random samples' : 'data'}`, {
       hint: random ? `${key} goes with --data` : `${key} goes with --random`,
     })
   }
-  const { normalize } = config
-  if (normalize === undefined) return config
-  const { mean, std } = withDefaults(NORMALIZE_DEFAULTS, normalize)
-  if (mean.length !== std.length && mean.length !== 1 && std.length !== 1) {
-    throw new QtoolError(
-      'usage',
-      `normalize: wanted as many standard deviations as means, found ${std.length} and ${mean.length}`,
-    )
-  }
-  return { ...config, normalize: withDefaults(NORMALIZE_DEFAULTS, normalize) }
+  return withNormalize(config)
 }

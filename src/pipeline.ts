@@ -1,11 +1,16 @@
 /**
  * @file The walk: analyze, quantize and evaluate as the stages they consist of. No maths and no printing here.
  */
+import { mkdirSync } from 'node:fs'
 import os from 'node:os'
+import { dirname, join } from 'node:path'
 import { analyzeLayers, summarize } from './analyze/analyzeLayers.ts'
 import { type InferredShape, inferShapes } from './analyze/inferShapes.ts'
+import { openCalibration } from './calibration/openCalibration.ts'
+import { scoreSamples } from './calibration/scoreSamples.ts'
 import type { AnalyzeConfig, EvalConfig, QuantizeConfig } from './config.ts'
 import { resolveAnalyzeConfig, resolveEvalConfig, resolveQuantizeConfig } from './configRules.ts'
+import type { Dataset } from './data/dataset.ts'
 import { QtoolError } from './errors.ts'
 import { evaluate } from './eval/evaluate.ts'
 import { openEvaluationData } from './eval/openData.ts'
@@ -16,12 +21,12 @@ import type { OnnxModel } from './onnx/model.ts'
 import { SourceReader } from './onnx/sourceReader.ts'
 import { Temporaries } from './onnx/temporaries.ts'
 import type { RunOptions } from './progress.ts'
-import { createPool } from './quant/pool.ts'
 import { Workspace } from './quant/workspace.ts'
 import { leftAlone, quantizeReport } from './quantize/report.ts'
 import { quantizeWithinBudget } from './quantize/withinBudget.ts'
 import { openOutput, writeOutput } from './quantize/writeOutput.ts'
 import { type AnalyzeReport, type EvalReport, type QuantizeReport, SCHEMA_VERSION } from './report.ts'
+import { createPool } from './threads/pool.ts'
 import { VERSION } from './version.ts'
 
 /**
@@ -65,7 +70,7 @@ export async function analyzeModel(
 }
 
 /**
- * Quantize a model from its weights alone.
+ * Quantize a model, from its weights alone or on calibration data.
  * @param path    of the source, which is never changed.
  * @param outPath of the output; undefined only with `dryRun`.
  * @throws QtoolError `usage`, `model`, `output`, `infeasible`, `verify`, `interrupted`. Nothing is left behind then,
@@ -84,11 +89,23 @@ export async function quantizeModel(
   const output = openOutput(model, outPath, resolved, temporaries)
   const reader = new SourceReader(model)
   const pool = createPool(threadsOf(resolved))
+  // Beside the output, where there is room for the model at least.
+  const folder = resolved.scratch ?? (outPath ? dirname(outPath) : os.tmpdir())
+  const scratch = () => temporaries.reserve(join(folder, 'activations'))
+  const score = async (pool: Dataset, batchSize: number) => {
+    const student = temporaries.reserve(join(folder, 'student'))
+    mkdirSync(student)
+    const rounded = join(student, 'student.onnx')
+    const { budget, bits, groupSize, layers, threads } = resolved
+    await quantizeModel(path, rounded, { budget, bits, groupSize, layers, threads, method: 'rtn', verify: false }, run)
+    return scoreSamples(pool, batchSize, path, rounded, resolved.select === 'kl' ? 'kl' : 'el2n', run)
+  }
   try {
-    const { plan, layers } = await quantizeWithinBudget({ model, reader, pool }, found, resolved, output, run)
+    const data = resolved.data.length > 0 ? await openCalibration(resolved, model, scratch, score) : undefined
+    const made = await quantizeWithinBudget({ model, reader, pool }, found, resolved, output, data, run)
     // Its threads are not needed any more, and their memory is, for the check.
     await pool.close()
-    const outcome = { model, found, plan, layers, sha256: reader.sha256() }
+    const outcome = { model, found, ...made, notices: made.warnings, sha256: reader.sha256() }
     const written = await writeOutput(outcome, output, resolved, run)
     return quantizeReport({ ...outcome, ...written, seconds: (performance.now() - started) / 1000 }, resolved, VERSION)
   } finally {

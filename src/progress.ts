@@ -3,11 +3,13 @@ import { QtoolError } from './errors.ts'
 
 /** One step of progress. `done` of `total` counts `unit`s of the named stage; `total` is at least 1. */
 export interface ProgressEvent {
-  readonly stage: 'read' | 'plan' | 'quantize' | 'write' | 'verify' | 'evaluate' | 'analyze'
+  readonly stage: 'read' | 'plan' | 'calibrate' | 'quantize' | 'write' | 'verify' | 'evaluate' | 'analyze'
   readonly done: number
   readonly total: number
   /** What is being worked on now, for example a layer's name. */
   readonly item?: string
+  /** How it goes, in a few words, for example the current error. */
+  readonly detail?: string
 }
 
 export type ProgressListener = (event: ProgressEvent) => void

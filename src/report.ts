@@ -66,6 +66,46 @@ export interface AnalyzeReport {
   readonly warnings: readonly string[]
 }
 
+/** What calibration made of a layer. Errors are squared and relative to the squared outputs of the float model. */
+export interface LayerCalibration {
+  /** What won: codes that the solver chose, or plain rounding. */
+  readonly solver: 'gptq' | 'round-to-nearest'
+  /** The order in which the solver went through the columns, 'by row' where each row has its best; undefined for plain rounding. */
+  readonly order: 'natural' | 'activation' | 'greedy' | 'by row' | undefined
+  /** Share of the drift between float and quantized inputs that the target follows, 0 … 1. */
+  readonly alpha: number
+  readonly biasCorrected: boolean
+  /** Error on held-out samples at the end of the block, of what was kept; undefined when none were held out. */
+  readonly heldOutError: number | undefined
+  /** The same with plain round-to-nearest in this layer. */
+  readonly heldOutErrorOfRounding: number | undefined
+  /** Damping, relative to the mean diagonal, that made the Hessian positive definite. */
+  readonly damping: number
+  /** Columns whose input is always zero. */
+  readonly deadInputs: number
+  /** Candidates that lost, with their held-out error. */
+  readonly rejected: readonly { readonly name: string; readonly heldOutError: number }[]
+}
+
+/** What the calibration of a model was done with, and what it came to. */
+export interface CalibrationReport {
+  /** Files of data or statistics. */
+  readonly source: string
+  /** Samples that were used, the held-out ones included. */
+  readonly samples: number
+  readonly heldOut: number
+  /** Positions (tokens, pixels) that carried weight. */
+  readonly positions: number
+  /** Groups of layers that read the same tensor. */
+  readonly groups: number
+  /** Parts of the graph that ran one after another. */
+  readonly stages: number
+  /** The model's outputs on held-out samples, quantized against float: SQNR in dB, mean KL in nats for logits. */
+  readonly outputs: readonly { readonly output: string; readonly sqnr: number; readonly kl: number | undefined }[]
+  /** Sentences for the user. */
+  readonly notes: readonly string[]
+}
+
 /** How a quantized weight lies in the written file; see docs/FORMATS.md. */
 export type RepresentationName = 'MatMulNBits' | 'GatherBlockQuantized' | 'gather-rows' | 'folded' | 'DequantizeLinear'
 
@@ -84,6 +124,8 @@ export interface QuantizedLayer extends LayerInfo {
   readonly relativeError: number
   /** Why bits or representation differ from what was asked, if they do. */
   readonly notes: readonly string[]
+  /** Undefined without calibration, and for layers that it did not reach. */
+  readonly calibration: LayerCalibration | undefined
 }
 
 export interface VerifiedLayer {
@@ -117,6 +159,8 @@ export interface QuantizeReport {
     /** Output bytes over source bytes. */
     readonly ratio: number
   }
+  /** Undefined when the model was quantized from its weights alone. */
+  readonly calibration: CalibrationReport | undefined
   readonly verified: readonly VerifiedLayer[] | undefined
   readonly seconds: number
   readonly warnings: readonly string[]

@@ -15,6 +15,10 @@ type Values = Readonly<Record<string, unknown>>
 const OPERATIONS: readonly Operation[] = ['quantize', 'eval', 'analyze']
 /** Thresholds that may be written as percentages. */
 const SHARES = ['minAgreement', 'minCosine', 'maxAccuracyDrop', 'maxPerplexityRise', 'maxLatencyRatio']
+/** Keys that hold paths. */
+const PATHS = ['data', 'stats', 'labels', 'resume', 'scratch']
+/** Keys whose flags are called otherwise. */
+const FLAG_NAMES: Readonly<Record<string, string>> = { layers: 'layer', shapes: 'shape', imageSize: 'size' }
 /** Keys whose entries from both sources count, the flags' last. */
 const MERGED_OBJECTS = ['rename', 'set', 'shapes', 'thresholds', 'normalize']
 
@@ -25,21 +29,19 @@ const MERGED_OBJECTS = ['rename', 'set', 'shapes', 'thresholds', 'normalize']
  * @throws QtoolError `usage` on an unreadable file, an unknown key, or a value out of range.
  */
 export function gatherConfig(operation: Operation, flags: Values, configPath: string | undefined): Values {
-  const given = withThresholds(flags, flagName)
+  const given = withNumbers(flags, flagName)
   checkValues(operation, given, flagName)
   if (configPath === undefined) return given
   const nameOf: KeyNaming = (key) => (key === '' ? configPath : `${configPath}: ${key}`)
-  const file = withThresholds(readSection(configPath, operation), nameOf)
+  const file = withNumbers(readSection(configPath, operation), nameOf)
   checkValues(operation, file, nameOf)
-  return override(anchored(file, dirname(configPath)), given)
+  return override(operation, anchored(file, dirname(configPath)), given)
 }
 
 /** `groupSize` → `--group-size`; `thresholds.maxKl` → `--max-kl`. */
 function flagName(key: string): string {
-  return `--${key
-    .replace(/^(thresholds|normalize)\./, '')
-    .replace(/^(layer|shape)s$/, '$1')
-    .replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
+  const name = FLAG_NAMES[key] ?? key.replace(/^(thresholds|normalize)\./, '')
+  return `--${name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`
 }
 
 /** The keys for one operation: a section of the file, or the file itself where it has no sections. */
@@ -76,8 +78,11 @@ function readSection(path: string, operation: Operation): Values {
 }
 
 /** Percentages and sizes become numbers. */
-function withThresholds(values: Values, nameOf: KeyNaming): Values {
-  const { thresholds } = values
+function withNumbers(values: Values, nameOf: KeyNaming): Values {
+  const { holdout, thresholds } = values
+  if (typeof holdout === 'string') {
+    return withNumbers({ ...values, holdout: readShare(nameOf('holdout'))(holdout, undefined) }, nameOf)
+  }
   if (typeof thresholds !== 'object' || thresholds === null || Array.isArray(thresholds)) return values
   const limits: Record<string, unknown> = { ...thresholds }
   for (const [key, limit] of Object.entries(limits)) {
@@ -91,15 +96,16 @@ function withThresholds(values: Values, nameOf: KeyNaming): Values {
 
 /** Paths in a file are relative to the file. */
 function anchored(values: Values, folder: string): Values {
-  const { data, labels } = values
-  return {
-    ...values,
-    ...(Array.isArray(data) && { data: data.map((path: string) => resolve(folder, path)) }),
-    ...(typeof labels === 'string' && { labels: resolve(folder, labels) }),
+  const anchor = (value: unknown): unknown => {
+    if (Array.isArray(value)) return value.map(anchor)
+    return typeof value === 'string' ? resolve(folder, value) : value
   }
+  return Object.fromEntries(
+    Object.entries(values).map(([key, value]) => [key, PATHS.includes(key) ? anchor(value) : value]),
+  )
 }
 
-function override(file: Values, flags: Values): Values {
+function override(operation: Operation, file: Values, flags: Values): Values {
   const merged: Record<string, unknown> = { ...file, ...flags }
   for (const key of MERGED_OBJECTS) {
     if (file[key] !== undefined && flags[key] !== undefined) {
@@ -109,13 +115,20 @@ function override(file: Values, flags: Values): Values {
   if (file.layers !== undefined && flags.layers !== undefined) {
     merged.layers = [...(file.layers as unknown[]), ...(flags.layers as unknown[])]
   }
-  // What excludes the flags' choice goes from the file: width or budget, data or random samples.
+  // What excludes the flags' choice goes from the file: width or budget, data or random samples, data or a method
+  // that looks at the weights alone.
   const drop = (...keys: string[]) => {
     for (const key of keys) if (flags[key] === undefined) delete merged[key]
   }
   if (flags.budget !== undefined) drop('bits')
   if (flags.bits !== undefined) drop('budget')
-  if (flags.random !== undefined) drop('data', ...NEEDS_DATA)
-  if (flags.data !== undefined) drop('random', ...NEEDS_RANDOM)
+  if (operation === 'eval') {
+    if (flags.random !== undefined) drop('data', ...NEEDS_DATA.eval)
+    if (flags.data !== undefined) drop('random', ...NEEDS_RANDOM)
+  }
+  if (operation === 'quantize') {
+    if (flags.method === 'auto' || flags.method === 'rtn') drop('data', 'stats', 'damping', ...NEEDS_DATA.quantize)
+    if (flags.data !== undefined || flags.stats !== undefined) drop('method')
+  }
   return merged
 }

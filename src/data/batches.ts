@@ -1,37 +1,39 @@
 /**
- * @file Samples → feeds. Consecutive samples of equal shape are stacked; nothing is padded, reordered or repeated.
+ * @file Samples → feeds. Consecutive samples of equal shape are stacked. Nothing is padded here: rows that the data has
+ * padded are only cut to the longest of their batch.
  */
 import { QtoolError } from '../errors.ts'
 import { type ChannelTransform, convertElements } from './convert.ts'
 import type { Fill, FillContext } from './fillInputs.ts'
 import { type Block, type Column, sampleSize } from './layout.ts'
 import { type FeedBatch, type FeedTensor, feedDtype, feedType, fixedDim } from './modelInput.ts'
-import { type Dtype, makeData, type NdData } from './ndArray.ts'
+import { type Dtype, makeData, type NdArray, type NdData } from './ndArray.ts'
 
 /** Everything that batches are made of. */
 export interface Samples {
   readonly blocks: readonly Block[]
-  /** Use at most this many samples; 0 = all. */
-  readonly limit: number
+  /** Numbers of the samples, counted over all blocks, in the order in which they are fed. */
+  readonly order: Int32Array
   readonly fills: readonly Fill[]
   /** How the elements of a column are rescaled, if they are. */
   readonly transform: (column: Column) => ChannelTransform | undefined
 }
 
-/** Consecutive samples, of one or more blocks, whose shapes are equal. */
-interface Run {
-  /** Number of the first sample in the data. */
-  readonly start: number
-  readonly parts: { readonly block: Block; readonly count: number }[]
-  count: number
-  /** Samples that one feed must hold; undefined when any number will do. */
-  readonly exact: number | undefined
-}
-
+/** Samples that follow one another in the order and in their block. */
 interface Slice {
   readonly block: Block
   readonly from: number
-  readonly count: number
+  count: number
+}
+
+/** Samples that follow one another in the order and have equal shapes. */
+interface Run {
+  /** Place of the first sample in the order. */
+  readonly start: number
+  readonly parts: Slice[]
+  count: number
+  /** Samples that one feed must hold; undefined when any number will do. */
+  readonly exact: number | undefined
 }
 
 /** Samples that can be fed, and how many cannot because they do not fill a batch of the model's fixed size. */
@@ -67,20 +69,61 @@ export function planBatches(samples: Samples): BatchPlan {
   }
 }
 
-function findRuns({ blocks, limit, fills }: Samples): Run[] {
+/** Samples in all blocks. */
+export function countSamples(blocks: readonly Block[]): number {
+  return blocks.reduce((sum, block) => sum + block.count, 0)
+}
+
+/**
+ * The same samples with those of equal shape together, so that they fill batches. Shapes come in the order of their first
+ * sample. Samples of one shape keep their order; padded ones are sorted by falling length, since a batch is as long as
+ * its longest.
+ */
+export function groupByShape(blocks: readonly Block[], order: Int32Array): Int32Array {
+  const { blockOf, rowOf } = locate(blocks)
+  const keys = blocks.map(shapeKey)
+  const groups = new Map<string, number[]>()
+  for (const sample of order) {
+    const key = keys[blockOf[sample]!]!
+    const group = groups.get(key)
+    if (group) group.push(sample)
+    else groups.set(key, [sample])
+  }
+  const lengthOf = (sample: number) => blocks[blockOf[sample]!]!.lengths?.[rowOf[sample]!] ?? 0
+  return Int32Array.from([...groups.values()].flatMap((group) => group.sort((a, b) => lengthOf(b) - lengthOf(a))))
+}
+
+/** Block of each sample, and its place in it. */
+function locate(blocks: readonly Block[]): { readonly blockOf: Int32Array; readonly rowOf: Int32Array } {
+  const total = countSamples(blocks)
+  const [blockOf, rowOf] = [new Int32Array(total), new Int32Array(total)]
+  let sample = 0
+  for (const [b, { count }] of blocks.entries()) {
+    for (let row = 0; row < count; row++, sample++) {
+      blockOf[sample] = b
+      rowOf[sample] = row
+    }
+  }
+  return { blockOf, rowOf }
+}
+
+function findRuns({ blocks, order, fills }: Samples): Run[] {
+  const { blockOf, rowOf } = locate(blocks)
   const runs: Run[] = []
-  let last: string | undefined
-  let start = 0
-  for (const block of blocks) {
-    const count = limit > 0 ? Math.min(block.count, limit - start) : block.count
-    if (count <= 0) continue
-    const shape = shapeKey(block)
-    if (shape !== last) runs.push({ start, parts: [], count: 0, exact: exactBatch(block, fills) })
+  let last: { readonly block: Block; readonly key: string } | undefined
+  for (const [at, sample] of order.entries()) {
+    const block = blocks[blockOf[sample]!]!
+    const row = rowOf[sample]!
+    if (block !== last?.block) {
+      const key = shapeKey(block)
+      if (key !== last?.key) runs.push({ start: at, parts: [], count: 0, exact: exactBatch(block, fills) })
+      last = { block, key }
+    }
     const run = runs.at(-1)!
-    run.parts.push({ block, count })
-    run.count += count
-    last = shape
-    start += count
+    const part = run.parts.at(-1)
+    if (part?.block === block && part.from + part.count === row) part.count++
+    else run.parts.push({ block, from: row, count: 1 })
+    run.count++
   }
   return runs
 }
@@ -120,11 +163,11 @@ function* cut(run: Run, size: number): Generator<{ slices: Slice[]; at: number }
   let slices: Slice[] = []
   let room = size
   let at = 0
-  for (const { block, count } of run.parts) {
-    for (let from = 0; from < count; ) {
-      const taken = Math.min(room, count - from)
-      slices.push({ block, from, count: taken })
-      from += taken
+  for (const { block, from, count } of run.parts) {
+    for (let done = 0; done < count; ) {
+      const taken = Math.min(room, count - done)
+      slices.push({ block, from: from + done, count: taken })
+      done += taken
       room -= taken
       if (room === 0) {
         yield { slices, at }
@@ -141,10 +184,16 @@ function makeFeeds(slices: readonly Slice[], count: number, samples: Samples): M
   const feeds = new Map<string, FeedTensor>()
   const symbols = new Map<string, number>()
   let tensorRows = 0
-  for (const [i, { input, perSample, dims }] of slices[0]!.block.columns.entries()) {
+  const longest = longestOf(slices)
+  for (const [i, { input, perSample, dims: wholeDims }] of slices[0]!.block.columns.entries()) {
+    const dims = longest === undefined ? wholeDims : [longest, ...wholeDims.slice(1)]
     const dtype = feedDtype(input)
     const chunks = (perSample === 'shared' ? slices.slice(0, 1) : slices).map(({ block, ...slice }) => {
       const column = block.columns[i]!
+      if (longest !== undefined) {
+        const rows = cutRows(column, slice.from, slice.count, longest)
+        return convertElements(rows, 0, rows.data.length, dtype)
+      }
       const size = sampleSize(column)
       const [from, length] = perSample === 'shared' ? [0, 1] : [slice.from, slice.count]
       return convertElements(column.array, from * size, (from + length) * size, dtype, samples.transform(column))
@@ -159,6 +208,28 @@ function makeFeeds(slices: readonly Slice[], count: number, samples: Samples): M
   const context: FillContext = { feeds: new Map(feeds), batch: tensorRows || count, symbols }
   for (const fill of samples.fills) feeds.set(fill.input.name, fill.make(context))
   return feeds
+}
+
+/** The longest of the samples; undefined where they are not padded. */
+function longestOf(slices: readonly Slice[]): number | undefined {
+  if (slices.some(({ block }) => !block.lengths)) return undefined
+  return Math.max(
+    ...slices.map(({ block, from, count }) =>
+      block.lengths!.subarray(from, from + count).reduce((a, b) => Math.max(a, b), 0),
+    ),
+  )
+}
+
+/** The first `length` positions of some samples of a padded column. */
+function cutRows({ array, dims }: Column, from: number, count: number, length: number): NdArray {
+  const width = dims[0]!
+  const data = makeData(array.dtype, count * length)
+  for (let row = 0; row < count; row++) {
+    const begin = (from + row) * width
+    // One type on both sides; the cast spares a case per element type.
+    ;(data as Float64Array).set((array.data as Float64Array).subarray(begin, begin + length), row * length)
+  }
+  return { ...array, shape: [count, length], data }
 }
 
 function concatenate(chunks: readonly NdData[], dtype: Dtype): NdData {

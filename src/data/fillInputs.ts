@@ -47,14 +47,15 @@ interface Situation {
 type Rule = (input: ModelInput, situation: Situation) => Fill | undefined
 
 /** Mask → the inputs whose first two axes it has. */
-const MASKS: Readonly<Record<string, readonly string[]>> = {
+export const MASKS: Readonly<Record<string, readonly string[]>> = {
   attention_mask: ['input_ids', 'inputs_embeds', 'input_values'],
   input_mask: ['input_ids', 'input_word_ids'],
   input_word_mask: ['input_word_ids'],
   encoder_attention_mask: ['encoder_hidden_states'],
   decoder_attention_mask: ['decoder_input_ids'],
 }
-const TOKEN_TYPES = ['token_type_ids', 'segment_ids', 'input_type_ids']
+export const TOKEN_TYPES = ['token_type_ids', 'segment_ids', 'input_type_ids']
+export const POSITIONS = 'position_ids'
 const TOKENS = ['input_ids', 'input_word_ids', 'inputs_embeds']
 const STATE = /^(initial_)?(h|c|state|hidden|cell|hidden_states?|cell_states?)_?(0|in|init)?$/
 
@@ -139,7 +140,7 @@ const tokenTypeRule: Rule = (input, { inputs, given }) => {
 }
 
 const positionRule: Rule = (input, { inputs, given }) => {
-  const source = bareName(input) === 'position_ids' ? findSource(TOKENS, inputs, given) : undefined
+  const source = bareName(input) === POSITIONS ? findSource(TOKENS, inputs, given) : undefined
   const rank = input.dims.length
   if (!source || (rank !== 1 && rank !== 2) || isPastGiven(given, inputs)) return undefined
   const mask = rank === 2 ? findSource(['attention_mask'], inputs, given) : undefined

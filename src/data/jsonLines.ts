@@ -12,21 +12,19 @@ import { type Dtype, elementCount, formatShape, isDtype, type NamedArrays, type 
 const LARGEST_RANK = 32
 const NEWLINE = 10
 
+/** One record of a JSON file. */
+export interface JsonRecord {
+  readonly value: unknown
+  /** The file and the line, or the number of the sample, for messages. */
+  readonly place: string
+}
+
 /**
  * Samples of a JSON-lines file, decoded one line at a time. Empty lines are skipped.
  * @throws QtoolError `data` naming the file and the line.
  */
 export function* readJsonLines(bytes: Uint8Array, source: string): Generator<NamedArrays> {
-  let line = 0
-  for (let begin = 0; begin < bytes.length; ) {
-    const newline = bytes.indexOf(NEWLINE, begin)
-    const end = newline < 0 ? bytes.length : newline
-    line++
-    const place = `${source}, line ${line}`
-    const text = decodeText(bytes.subarray(begin, end), place)
-    if (text.trim() !== '') yield toSample(parse(text, place), place)
-    begin = end + 1
-  }
+  for (const record of jsonLines(bytes, source)) yield toSample(record)
 }
 
 /**
@@ -34,15 +32,35 @@ export function* readJsonLines(bytes: Uint8Array, source: string): Generator<Nam
  * @throws QtoolError `data` naming the file and the sample.
  */
 export function* readJsonDocument(bytes: Uint8Array, source: string): Generator<NamedArrays> {
-  const document = parse(decodeText(bytes, source), source)
-  if (!Array.isArray(document)) {
-    yield toSample(document, source)
-    return
-  }
-  for (const [i, sample] of document.entries()) yield toSample(sample, `${source}, sample ${i}`)
+  for (const record of jsonDocument(bytes, source)) yield toSample(record)
 }
 
-function decodeText(bytes: Uint8Array, place: string): string {
+/** Values of a JSON-lines file; see {@link readJsonLines}. */
+export function* jsonLines(bytes: Uint8Array, source: string): Generator<JsonRecord> {
+  let line = 0
+  for (let begin = 0; begin < bytes.length; ) {
+    const newline = bytes.indexOf(NEWLINE, begin)
+    const end = newline < 0 ? bytes.length : newline
+    line++
+    const place = `${source}, line ${line}`
+    const text = decodeText(bytes.subarray(begin, end), place)
+    if (text.trim() !== '') yield { value: parse(text, place), place }
+    begin = end + 1
+  }
+}
+
+/** Values of a JSON document; see {@link readJsonDocument}. */
+export function* jsonDocument(bytes: Uint8Array, source: string): Generator<JsonRecord> {
+  const document = parse(decodeText(bytes, source), source)
+  if (!Array.isArray(document)) {
+    yield { value: document, place: source }
+    return
+  }
+  for (const [i, value] of document.entries()) yield { value, place: `${source}, sample ${i}` }
+}
+
+/** @throws QtoolError `data` when the bytes are not UTF-8. A mark of byte order at the beginning is left out. */
+export function decodeText(bytes: Uint8Array, place: string): string {
   try {
     return new TextDecoder('utf-8', { fatal: true }).decode(bytes)
   } catch (cause) {
@@ -61,11 +79,11 @@ function parse(text: string, place: string): unknown {
   }
 }
 
-function isObject(value: unknown): value is Record<string, unknown> {
+export function isObject(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-function toSample(value: unknown, place: string): NamedArrays {
+function toSample({ value, place }: JsonRecord): NamedArrays {
   if (!isObject(value) || isTensorObject(value)) return { place, arrays: new Map([['', () => toArray(value, place)]]) }
   const entries = Object.entries(value).map(
     ([name, entry]) => [name, () => toArray(entry, `${place}, ${name}`)] as const,

@@ -32,6 +32,11 @@ export interface Block {
   readonly place: string
   readonly columns: readonly Column[]
   readonly count: number
+  /**
+   * Positions of each sample that are not padding. All columns are then rows [positions], padded to one length, and a
+   * batch is cut to its longest sample.
+   */
+  readonly lengths?: Int32Array
 }
 
 /**

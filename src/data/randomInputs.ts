@@ -15,9 +15,8 @@
  */
 import { QtoolError } from '../errors.ts'
 import { makeRandom, type Random } from '../random.ts'
-import { planBatches } from './batches.ts'
 import { convertElements } from './convert.ts'
-import { type Dataset, toDataset } from './dataset.ts'
+import { type Dataset, toDataset, upTo } from './dataset.ts'
 import { planFills, requiredInputs } from './fillInputs.ts'
 import { commonBatch, hasBatchAxis, layOut } from './layout.ts'
 import { checkInputNames, feedDtype, fixedDim, type ModelInput } from './modelInput.ts'
@@ -67,11 +66,10 @@ export function randomDataset(
   )
   const fills = planFills(modelInputs, new Set(made.map((input) => input.name)), constants, 'the random data')
   const block = layOut(arrays, 'random data')
-  const plan = planBatches({ blocks: [block], limit: 0, fills, transform: () => undefined })
   const notes = new Set<string>()
   if (samples > count) notes.add(`${samples} random samples, not ${count}: the model takes exactly ${batch} at a time`)
   for (const { input, array } of block.columns) notes.add(`${input.name}: random, ${formatShape(array.shape)}`)
-  return toDataset(plan, fills, notes, undefined)
+  return toDataset({ blocks: [block], order: upTo(block.count), fills, transform: () => undefined }, notes)
 }
 
 /** Numbers of `shape`, which is laid out as `layout.ts` expects it. */

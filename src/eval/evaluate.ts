@@ -26,7 +26,7 @@ import { checkThresholds, checkThresholdsAhead } from './thresholds.ts'
 export async function evaluate(
   referencePath: string,
   candidatePath: string,
-  openDataset: (inputs: readonly ModelInput[]) => Dataset,
+  openDataset: (inputs: readonly ModelInput[]) => Dataset | Promise<Dataset>,
   config: EvalConfig,
   run: RunOptions = {},
 ): Promise<Omit<EvalReport, 'schemaVersion' | 'kind' | 'qtoolVersion'>> {
@@ -38,7 +38,7 @@ export async function evaluate(
   const { sessions, loadMilliseconds } = await openBoth(paths, { threads })
   try {
     checkAborted(run.signal)
-    const dataset = openDataset(sessions.reference.inputs)
+    const dataset = await openDataset(sessions.reference.inputs)
     const options = { batchSize: config.batchSize, logits: config.logits }
     const comparison = await compareModels(sessions.reference, sessions.candidate, dataset, options, run)
     const feeds = pairedFeeds(dataset, config.batchSize, sessions)

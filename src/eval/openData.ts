@@ -1,6 +1,7 @@
 /** @file Evaluation data as the configuration asks for it: files, or made-up samples that fit the reference model. */
 import type { EvalConfig } from '../config.ts'
-import { type Dataset, openDataset } from '../data/dataset.ts'
+import { openConfiguredData } from '../data/configured.ts'
+import type { Dataset } from '../data/dataset.ts'
 import type { ModelInput } from '../data/modelInput.ts'
 import { randomDataset } from '../data/randomInputs.ts'
 import { modelLayers } from '../onnx/layers.ts'
@@ -10,18 +11,10 @@ import { loadModel } from '../onnx/load.ts'
 export function openEvaluationData(
   config: EvalConfig,
   referencePath: string,
-): (inputs: readonly ModelInput[]) => Dataset {
-  return (inputs) => {
+): (inputs: readonly ModelInput[]) => Promise<Dataset> {
+  return async (inputs) => {
     if (config.data.length > 0) {
-      const { rename, samples, labels, set, normalize } = config
-      const floats = inputs.filter((input) => ['float', 'float16', 'double'].includes(input.elementType))
-      return openDataset(config.data, inputs, {
-        rename,
-        samples,
-        labels,
-        constants: set,
-        ...(normalize ? { normalize: Object.fromEntries(floats.map((input) => [input.name, normalize])) } : {}),
-      })
+      return openConfiguredData(config, inputs, referencePath, { labels: config.labels })
     }
     return randomDataset(inputs, config.random, config.seed, {
       bounds: tableSizes(referencePath),

@@ -25,6 +25,8 @@ export interface WeightUse {
   readonly dims: readonly number[] | undefined
   /** Element type as the operator sees it, an onnx DataType. */
   readonly dataType: number
+  /** The layer's rows and columns are this operator's outputs and what it sums over, in the same order. */
+  readonly aligned: boolean
   /** Low-bit operator that can take the place of `node`, reading the layer's rows as they are. */
   readonly kernel: KernelKind | undefined
   /** Reached through a call of a local function. */
@@ -101,7 +103,7 @@ export function modelLayers(model: ModelIndex['model']): Layers {
   return findLayers(indexModel(model))
 }
 
-interface RawUse extends Omit<WeightUse, 'kernel'> {
+interface RawUse extends Omit<WeightUse, 'kernel' | 'aligned'> {
   /** Undefined where `dims` is. */
   readonly slotView: WeightView | undefined
   readonly slotKernel: KernelKind | undefined
@@ -191,8 +193,8 @@ function makeLayer(
   const uses = pulled.map(({ use, view: own, sameRows }): WeightUse => {
     const { slotView: _view, slotKernel, ...rest } = use
     const same = own.outer === view.outer && own.reduction === view.reduction && own.inner === view.inner
-    const runnable = same && sameRows && !use.inFunction
-    return { ...rest, kernel: runnable ? slotKernel : undefined }
+    const aligned = same && sameRows && use.slotView !== undefined
+    return { ...rest, aligned, kernel: aligned && !use.inFunction ? slotKernel : undefined }
   })
   const first = uses[0]!
   const wanted = first.node.name || first.node.output[0] || constant.name

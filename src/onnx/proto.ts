@@ -50,10 +50,15 @@ export function makeTensor(fields: MessageInitShape<typeof TensorProtoSchema>): 
   return create(TensorProtoSchema, fields)
 }
 
-/** A value of a graph's signature; without an element type, its type is left to be inferred. */
-export function makeValueInfo(name: string, elemType?: number, dims?: readonly number[]): ValueInfoProto {
+/**
+ * A value of a graph's signature; without an element type, its type is left to be inferred. A dimension that is
+ * undefined is unknown.
+ */
+export function makeValueInfo(name: string, elemType?: number, dims?: readonly (number | undefined)[]): ValueInfoProto {
   if (elemType === undefined) return create(ValueInfoProtoSchema, { name })
-  const dim = dims?.map((size) => ({ value: { case: 'dimValue' as const, value: BigInt(size) } }))
+  const dim = dims?.map((size) =>
+    size === undefined ? {} : { value: { case: 'dimValue' as const, value: BigInt(size) } },
+  )
   const value = { elemType, ...(dim ? { shape: { dim } } : {}) }
   return create(ValueInfoProtoSchema, { name, type: { value: { case: 'tensorType', value } } })
 }

@@ -1,8 +1,8 @@
 /**
  * @file The work of one unit: a range of rows of a weight tensor, read, fitted and rounded. Where a unit begins and ends
- * follows from the tensor alone, and each unit leaves its float64 sums apart, so whoever adds them in order
- * gets the same bits from any number of threads.
+ * follows from the tensor alone (`src/threads/kernel.ts`).
  */
+import type { Task } from '../threads/kernel.ts'
 import { fitGroup } from './fitGroup.ts'
 import { assignCodes, type Grid, type GridSpec, type GroupSums, measureGroup } from './grid.ts'
 import { groupsPerRow } from './quantizedWeight.ts'
@@ -57,10 +57,15 @@ function partition(job: KernelJob): { size: number; total: number } {
   return { size: inner === 1 ? size : Math.ceil(size / LINE) * LINE, total: rows }
 }
 
-/** How many units a job has; the same for any number of threads. */
-export function unitsOf(job: KernelJob): number {
+/** A job as a pool takes it. */
+export function kernelTask(job: KernelJob): Task<KernelJob> {
   const { size, total } = partition(job)
-  return Math.ceil(total / size)
+  return {
+    kernel: { module: import.meta.url, runUnit },
+    job,
+    units: Math.ceil(total / size),
+    sums: sumsOf(job),
+  }
 }
 
 /** Numbers that each unit leaves. */

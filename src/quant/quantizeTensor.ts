@@ -2,10 +2,10 @@
  * @file A stored weight tensor to a QuantizedWeight: candidates are compared on a sample of the groups, the winner does
  * the whole tensor.
  */
+import type { KernelPool } from '../threads/pool.ts'
 import { type GridCandidate, sampleStride } from './candidates.ts'
 import type { GridMethod } from './grid.ts'
-import { sumsOf } from './kernel.ts'
-import type { KernelPool } from './pool.ts'
+import { kernelTask, sumsOf } from './kernel.ts'
 import type { Bits, GridScheme, QuantizedWeight, ScaleType } from './quantizedWeight.ts'
 import { groupsPerRow } from './quantizedWeight.ts'
 import { checkStoredWeight, findNonFinite, rowsOf, type StoredWeight } from './storedWeight.ts'
@@ -17,6 +17,8 @@ export interface TensorOptions {
   readonly groupSize: number
   /** From `gridCandidates`. */
   readonly candidates: readonly [GridCandidate, ...GridCandidate[]]
+  /** Scales of this type, with the nearest that it can hold where one does not fit; chosen by the weights when absent. */
+  readonly scaleType?: ScaleType
   /** Where the result's arrays lie, until the next call with the same one; memory of their own when absent. */
   readonly workspace?: Workspace
 }
@@ -71,7 +73,7 @@ async function chooseCandidate(
   const stride = sampleStride(rowsOf(weight), groupsPerRow(reduction, groupSize), wanted)
   const specs = candidates.map((candidate) => ({ ...candidate, bits, scaleType }))
   const job = { kind: 'measure', weight, groupSize, specs, stride } as const
-  const sums = await pool.run(job, signal)
+  const sums = await pool.run(kernelTask(job), signal)
   checkNorm(weight, totalOf(sums, sumsOf(job), 0))
   const errors = candidates.map((_, i) => totalOf(sums, sumsOf(job), 1 + 2 * i))
   const best = errors.indexOf(Math.min(...errors))
@@ -95,6 +97,7 @@ export async function quantizeTensor(
   signal?: AbortSignal,
 ): Promise<QuantizedTensor> {
   checkStoredWeight(weight)
+  if (options.scaleType) return (await quantizeWith(options.scaleType, weight, options, pool, signal))!
   const half = await quantizeWith('float16', weight, options, pool, signal)
   const result = half ?? (await quantizeWith('float32', weight, options, pool, signal))
   if (!result) throw new Error('a scale does not fit float32')
@@ -111,7 +114,7 @@ async function quantizeWith(
 ): Promise<QuantizedTensor | undefined> {
   const { bits, groupSize, workspace = new Workspace() } = options
   const { candidate, fits } = await chooseCandidate(weight, options, scaleType, pool, signal)
-  if (!fits) return undefined
+  if (!fits && !options.scaleType) return undefined
   const rows = rowsOf(weight)
   const cols = weight.shape[1]
   const groups = rows * groupsPerRow(cols, groupSize)
@@ -125,11 +128,12 @@ async function quantizeWith(
     zeroPoints:
       candidate.scheme === 'asymmetric' ? new Uint8Array(workspace.take('zeroPoints', groups), 0, groups) : undefined,
   } as const
-  const sums = await pool.run(job, signal)
+  const sums = await pool.run(kernelTask(job), signal)
   const squaredNorm = totalOf(sums, sumsOf(job), 1)
   checkNorm(weight, squaredNorm)
   const squaredError = totalOf(sums, sumsOf(job), 0)
-  if (scaleType === 'float16' && !isNegligible(totalOf(sums, sumsOf(job), 2), squaredError)) return undefined
+  if (!options.scaleType && scaleType === 'float16' && !isNegligible(totalOf(sums, sumsOf(job), 2), squaredError))
+    return undefined
   const { codes, scales, zeroPoints } = job
   return {
     weight: { rows, cols, bits, groupSize, codes, scales, zeroPoints, scaleType },

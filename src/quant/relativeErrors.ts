@@ -1,8 +1,8 @@
 /** @file What round-to-nearest would cost a tensor at several widths, found in one reading of it. */
+import type { KernelPool } from '../threads/pool.ts'
 import { gridCandidates, sampleStride } from './candidates.ts'
 import type { GridSpec } from './grid.ts'
-import { sumsOf } from './kernel.ts'
-import type { KernelPool } from './pool.ts'
+import { kernelTask, sumsOf } from './kernel.ts'
 import { type Bits, type GridScheme, groupsPerRow, type ScaleType } from './quantizedWeight.ts'
 import { checkNorm, isNegligible, totalOf } from './quantizeTensor.ts'
 import { checkStoredWeight, rowsOf, type StoredWeight } from './storedWeight.ts'
@@ -55,7 +55,7 @@ export async function relativeErrors(
     candidates.map((candidate): GridSpec => ({ ...candidate, bits, scaleType: 'float16' })),
   )
   const job = { kind: 'measure', weight, groupSize, specs, stride } as const
-  const sums = await pool.run(job, signal)
+  const sums = await pool.run(kernelTask(job), signal)
   const width = sumsOf(job)
   const squaredNorm = totalOf(sums, width, 0)
   checkNorm(weight, squaredNorm)
@@ -65,7 +65,7 @@ export async function relativeErrors(
   const misfits = specs.flatMap((_, i) => (isNegligible(totalOf(sums, width, 2 + 2 * i), errors[i]!) ? [] : [i]))
   if (misfits.length) {
     const again = { ...job, specs: misfits.map((i): GridSpec => ({ ...specs[i]!, scaleType: 'float32' })) }
-    const sumsAgain = await pool.run(again, signal)
+    const sumsAgain = await pool.run(kernelTask(again), signal)
     misfits.forEach((spec, i) => {
       errors[spec] = totalOf(sumsAgain, sumsOf(again), 1 + 2 * i)
     })

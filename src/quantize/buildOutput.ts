@@ -7,6 +7,7 @@ import { raiseOpset } from '../onnx/opset.ts'
 import { applyLayersInPlace, type WrittenUse } from '../onnx/represent/apply.ts'
 import type { LayerPlan, Target } from '../onnx/represent/plan.ts'
 import { type StoredTensor, storedTensors } from '../onnx/represent/stored.ts'
+import { type BiasEdit, setBiasInPlace } from './biasEdits.ts'
 import { type GridChoice, writeMetadataInPlace } from './metadata.ts'
 
 /** A quantized layer's tensors and their bytes, with how its grid was chosen. */
@@ -32,11 +33,13 @@ export interface Provenance {
 export function buildOutput(
   source: OnnxModel,
   layers: readonly StoredLayer[],
+  biases: readonly BiasEdit[],
   target: Target,
   config: QuantizeConfig,
   provenance: Provenance,
 ): BuiltOutput {
   const model = cloneModel(source)
+  for (const edit of biases) setBiasInPlace(model, edit)
   raiseOpset(model.proto, target.opset)
   // The copy has nodes of its own: find the same layers again, in the same order, and put the plans on them.
   const own = new Map(modelLayers(model.proto).layers.map((layer) => [layer.name, layer]))

@@ -14,11 +14,21 @@ export interface GridChoice {
 
 /**
  * The options that shape the output; threads, verification and the like do not, and would make equal outputs differ. A
- * budget stands there as what it came to.
+ * budget stands there as what it came to. Paths do not either: the same data in another place are the same.
  */
 function shapingOptions(config: QuantizeConfig): Partial<QuantizeConfig> {
   const { bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed } = config
-  return { bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed }
+  const own = { bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed }
+  if (method !== 'gptq') return own
+  const { damping } = config
+  // Without data, what is said of them are defaults that nothing came from.
+  return config.data.length > 0 ? { ...own, damping, ...samplingOptions(config) } : { ...own, damping }
+}
+
+/** Which samples, and how they became inputs. */
+function samplingOptions(config: QuantizeConfig): Partial<QuantizeConfig> {
+  const { samples, holdout, select, seqLen, rename, set, normalize, imageSize, layout } = config
+  return { samples, holdout, select, seqLen, rename, set, normalize, imageSize, layout }
 }
 
 /**

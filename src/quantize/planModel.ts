@@ -8,6 +8,7 @@ import { allocateUniform, type Candidate } from '../bitalloc/allocate.ts'
 import { type Budget, parseBudget } from '../bitalloc/budget.ts'
 import { type Configuration, expectedError, uniformCandidates } from '../bitalloc/candidates.ts'
 import { applyOverrides } from '../bitalloc/overrides.ts'
+import { analyseMainGraph } from '../calibration/mainGraph.ts'
 import { DEFAULT_BITS, DEFAULT_GROUP_SIZE, type QuantizeConfig } from '../config.ts'
 import { QtoolError } from '../errors.ts'
 import type { Layers, WeightedLayer } from '../onnx/layers.ts'
@@ -25,6 +26,7 @@ import { storedBytes } from '../onnx/represent/stored.ts'
 import { tensorByteLength } from '../onnx/tensorData.ts'
 import type { Bits } from '../quant/quantizedWeight.ts'
 import { VERSION } from '../version.ts'
+import { plannedBiases } from './biasEdits.ts'
 import { buildOutput, type Provenance, plannedLayer } from './buildOutput.ts'
 import { outputSize } from './outputSize.ts'
 
@@ -93,6 +95,7 @@ export function planModel(
   const defaults = { bits: DEFAULT_BITS, groupSize: DEFAULT_GROUP_SIZE }
   const configurations = uniformCandidates(budget, config, defaults)
   const reachable = opsetFinder(model, found)
+  const graph = config.method === 'gptq' ? analyseMainGraph(found.index) : undefined
 
   const planFor = (configuration: Configuration) => {
     const widths = found.layers.map((_, i) => choices[i] ?? configuration.bits)
@@ -142,9 +145,12 @@ export function planModel(
   ): Candidate & { symmetric: QuantizeConfig['symmetric']; weightBytes: number } {
     // Zero points may or may not come on top; the larger is what a budget must hold.
     const withoutZeros = symmetric === 'yes'
+    // Corrected biases may come on top too.
+    const biases = graph ? plannedBiases(graph, plans) : []
     const built = buildOutput(
       model,
       plans.map((plan) => plannedLayer(plan, withoutZeros)),
+      biases,
       target,
       settled(config, { configuration, symmetric }),
       provenance,

@@ -11,6 +11,7 @@ import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
 import { gridCandidates } from '../quant/candidates.ts'
 import { type QuantizedTensor, quantizeTensor } from '../quant/quantizeTensor.ts'
 import { Workspace } from '../quant/workspace.ts'
+import type { LayerCalibration } from '../report.ts'
 import { type LayerReference, makeReference, type Rounding } from '../verify/reference.ts'
 import type { StoredLayer } from './buildOutput.ts'
 import { fileOrder, type LayerSource, readStored, weightErrors } from './readWeight.ts'
@@ -23,6 +24,8 @@ export interface QuantizedLayerData extends StoredLayer {
   readonly squaredNorm: number
   /** Undefined when verification was not asked for. */
   readonly reference: LayerReference | undefined
+  /** How calibration data decided; undefined without. */
+  readonly calibration: LayerCalibration | undefined
 }
 
 /**
@@ -90,11 +93,17 @@ function compute(
   signal: AbortSignal | undefined,
 ): Promise<QuantizedTensor> {
   const stored = readStored(source, layer)
-  const options = { bits, groupSize, candidates: gridCandidates(method, symmetric), workspace: source.workspace }
+  const options = {
+    bits,
+    groupSize,
+    candidates: gridCandidates(method === 'rtn' ? 'rtn' : 'auto', symmetric),
+    workspace: source.workspace,
+  }
   return weightErrors(source.model.path, layer, () => quantizeTensor(stored, options, source.pool, signal))
 }
 
-async function packQuantized(
+/** Pack a layer and hand its bytes to the sink. */
+export async function packQuantized(
   plan: LayerPlan,
   { weight, scheme, method, squaredError, squaredNorm }: QuantizedTensor,
   config: QuantizeConfig,
@@ -111,7 +120,8 @@ async function packQuantized(
   const verifies = config.verify && !config.dryRun
   const reference = verifies ? makeReference(weight, roundingOf(plan), config.seed, keep) : undefined
   const { scaleType } = weight
-  return { plan, choice: { scheme, method }, tensors, payloads, scaleType, squaredError, squaredNorm, reference }
+  const choice = { scheme, method }
+  return { plan, choice, tensors, payloads, scaleType, squaredError, squaredNorm, reference, calibration: undefined }
 }
 
 /** Type in which the file hands the weight on. Kernels compute with the dequantized values themselves. */

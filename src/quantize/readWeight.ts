@@ -7,9 +7,9 @@ import { quoted } from '../onnx/names.ts'
 import { DataType } from '../onnx/proto.ts'
 import type { SourceReader } from '../onnx/sourceReader.ts'
 import { tensorByteLength, tensorBytes } from '../onnx/tensorData.ts'
-import type { KernelPool } from '../quant/pool.ts'
 import { NonFiniteWeightError, type StoredElement, type StoredWeight } from '../quant/storedWeight.ts'
 import type { Workspace } from '../quant/workspace.ts'
+import type { KernelPool } from '../threads/pool.ts'
 
 /** Where weights come from and who computes on them. */
 export interface LayerSource {

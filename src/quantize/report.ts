@@ -7,8 +7,17 @@ import { layerMacs } from '../onnx/macs.ts'
 import type { OnnxModel } from '../onnx/model.ts'
 import { planOpset } from '../onnx/opset.ts'
 import { elementTypeName, tensorByteLength } from '../onnx/tensorData.ts'
-import type { FileSizes, LayerInfo, LeftAlone, QuantizedLayer, QuantizeReport, VerifiedLayer } from '../report.ts'
+import type {
+  CalibrationReport,
+  FileSizes,
+  LayerInfo,
+  LeftAlone,
+  QuantizedLayer,
+  QuantizeReport,
+  VerifiedLayer,
+} from '../report.ts'
 import { SCHEMA_VERSION } from '../report.ts'
+import type { BiasEdit } from './biasEdits.ts'
 import type { ModelPlan } from './planModel.ts'
 import type { QuantizedLayerData } from './quantizeLayers.ts'
 
@@ -77,6 +86,11 @@ export interface QuantizeOutcome {
   readonly found: Layers
   readonly plan: ModelPlan
   readonly layers: readonly QuantizedLayerData[]
+  readonly biases: readonly BiasEdit[]
+  /** What calibration had to say. */
+  readonly notices: readonly string[]
+  /** Undefined without calibration data. */
+  readonly calibration: CalibrationReport | undefined
   readonly sha256: readonly { readonly path: string; readonly sha256: string }[]
   readonly output: FileSizes
   readonly verified: readonly VerifiedLayer[] | undefined
@@ -111,6 +125,7 @@ export function quantizeReport(outcome: QuantizeOutcome, config: QuantizeConfig,
       relativeError: norm === 0 ? 0 : sum((layer) => layer.squaredError) / norm,
       ratio: output.totalBytes / source.totalBytes,
     },
+    calibration: outcome.calibration,
     verified: outcome.verified,
     seconds: outcome.seconds,
     warnings: outcome.warnings,
@@ -132,5 +147,6 @@ function quantizedLayer(found: Layers, layer: QuantizedLayerData): QuantizedLaye
     bitsPerWeight: (8 * storedBytes) / info.weights,
     relativeError: squaredNorm === 0 ? 0 : squaredError / squaredNorm,
     notes: plan.notes,
+    calibration: layer.calibration,
   }
 }

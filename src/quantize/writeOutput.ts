@@ -75,15 +75,15 @@ export async function writeOutput(
   config: QuantizeConfig,
   run: RunOptions,
 ): Promise<Pick<QuantizeOutcome, 'output' | 'verified' | 'warnings'>> {
-  const { model, plan, layers } = outcome
-  const warnings = planWarnings(plan)
+  const { model, plan, layers, biases } = outcome
+  const warnings = [...planWarnings(plan), ...outcome.notices]
   if (config.strict && warnings.length > 0) {
     throw new QtoolError('usage', `--strict: ${warnings[0]}`, { hint: 'leave out --strict to accept it' })
   }
   if (plan.plans.length === 0)
     return { output: nothingToQuantize(outcome, output, config, run), verified: [], warnings }
   const provenance = { version: VERSION, sha256: outcome.sha256.map(({ sha256 }) => sha256) }
-  const built = buildOutput(model, layers, plan.target, settled(config, plan), provenance)
+  const built = buildOutput(model, layers, biases, plan.target, settled(config, plan), provenance)
   const sizes = outputSize(built.model, model, config.externalData, output.path)
   if (config.dryRun) return { output: { path: output.path ?? '', ...sizes }, verified: undefined, warnings }
 

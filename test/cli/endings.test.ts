@@ -131,6 +131,33 @@ describe.concurrent('an interrupt', () => {
     expect(readdirSync(folder).sort()).toEqual(['.out.onnx.1.zzz.tmp', 'started'])
   })
 
+  it('leaves no activations, half statistics or half progress either, and says how to go on', async () => {
+    const { output, started } = outputFolder()
+    const others = ['scratch', 'stats', 'resume'].map((name) => mkdtempSync(join(FOLDER, `${name}-`)))
+    const [scratch, stats, resume] = others as [string, string, string]
+    writeFileSync(join(resume, 'r'), 'progress')
+    const calibration = [
+      '--data',
+      'x',
+      '--scratch',
+      scratch,
+      '--stats',
+      join(stats, 's'),
+      '--resume',
+      join(resume, 'r'),
+    ]
+    const { code, stderr } = await runQtool(FAKE, ['quantize', 'stuck.onnx', '-o', output, ...calibration], (child) => {
+      void started().then(() => {
+        expect(others.map((folder) => readdirSync(folder).length)).toEqual([1, 1, 2])
+        child.kill('SIGINT')
+        setTimeout(() => child.kill('SIGINT'), 100)
+      })
+    })
+    expect(code).toBe(130)
+    expect(stderr).toContain(`hint: the same command goes on from what ${join(resume, 'r')} holds`)
+    expect(others.map((folder) => readdirSync(folder))).toEqual([[], [], ['r']])
+  })
+
   it('once ends a run that does not listen after three seconds', async () => {
     const { folder, output, started } = outputFolder()
     let sent = 0

@@ -21,6 +21,10 @@ function work(checksForStop: boolean) {
     for (const name of ['.out.onnx', '.out.onnx.data']) {
       if (!checksForStop) writeFileSync(join(task.output, '..', `${name}.${process.pid}.abc123.tmp`), 'half')
     }
+    const { scratch, stats, resume } = task.config
+    for (const file of [scratch && join(scratch, 'x'), ...stats, resume]) {
+      if (file && !checksForStop) writeFileSync(join(file, '..', `.x.${process.pid}.abc456.tmp`), 'half')
+    }
     writeFileSync(join(task.output, '..', 'started'), '')
   }
   for (let i = 0; i < 400; i++) {

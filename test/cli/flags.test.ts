@@ -48,6 +48,7 @@ describe('flags of quantize', () => {
       ...['--threads', '3', '--seed', '9'],
     )
     expect(config).toEqual({
+      ...QUANTIZE_DEFAULTS,
       bits: 5,
       groupSize: 'channel',
       method: 'rtn',
@@ -66,6 +67,39 @@ describe('flags of quantize', () => {
       threads: 3,
       seed: 9,
     })
+  })
+
+  it('say what to calibrate on, every one of them', async () => {
+    const { config } = await understood(
+      ...['quantize', 'm.onnx', '-o', 'o.onnx', '--data', 'x.npz', 'y', '--data', 'z', '--samples', '0'],
+      ...['--rename', 'in=arr', '--rename', 'a:0=b', '--set', 'sr=16000', '--set', 'x=-1', '--scale', '0.5'],
+      ...['--mean', '0.1,0.2', '--std', '1,2', '--size', '224x320', '--layout', 'nhwc', '--seq-len', '512'],
+      ...['--holdout', '12.5%', '--select', 'el2n', '--stats', 's', '--stats', 't', '--resume', 'r'],
+      ...['--damping', '0.05', '--scratch', 'tmp', '--method', 'gptq'],
+    )
+    expect(config).toEqual({
+      ...QUANTIZE_DEFAULTS,
+      method: 'gptq',
+      data: ['x.npz', 'y', 'z'],
+      samples: 0,
+      rename: { in: 'arr', 'a:0': 'b' },
+      set: { sr: 16000, x: -1 },
+      normalize: { scale: 0.5, mean: [0.1, 0.2], std: [1, 2] },
+      imageSize: [224, 320],
+      layout: 'nhwc',
+      seqLen: 512,
+      holdout: 0.125,
+      select: 'el2n',
+      stats: ['s', 't'],
+      resume: 'r',
+      damping: 0.05,
+      scratch: 'tmp',
+    })
+  })
+
+  it('calibrate as soon as there is data, and take one size for both sides', async () => {
+    const { config } = await understood('quantize', 'm', '-o', 'o', '--data', 'x', '--size', '224', '--holdout', '0')
+    expect(config).toEqual({ ...QUANTIZE_DEFAULTS, method: 'gptq', data: ['x'], imageSize: [224, 224], holdout: 0 })
   })
 
   it('take a budget that starts with a dash', async () => {
@@ -95,6 +129,15 @@ describe('flags of quantize', () => {
     [['m.onnx', '-o', 'o.onnx', '--layer', 'attn'], '--layer: wanted PATTERN=BITS', ''],
     [['m.onnx', '-o', 'o.onnx', '--layer', 'a=7'], '--layer: wanted a list', ''],
     [['m.onnx', '-o', 'o.onnx', '--layer', '/(/=8'], 'not a regular expression', 'glob'],
+    [['m.onnx', '-o', 'o.onnx', '--method', 'gptq'], 'method gptq needs calibration data', '--stats FILE'],
+    [['m.onnx', '-o', 'o.onnx', '--method', 'rtn', '--data', 'x'], 'data is given, but method rtn', 'gptq'],
+    [['m.onnx', '-o', 'o.onnx', '--samples', '256'], 'samples is given without data', '--data'],
+    [['m.onnx', '-o', 'o.onnx', '--stats', 's', '--select', 'kl'], 'select is given without data', '--data'],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--size', '1x2x3'], '--size: wanted a size such as 224', ''],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--size', '1x'], '--size: wanted a number', ''],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--size', '0'], '--size: wanted height and width', ''],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--seq-len', '0'], '--seq-len: wanted an integer from 1', ''],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--holdout', '60%'], '--holdout: wanted a number from 0 to 0.5', '20%'],
     [['m.onnx', '-o', 'o.onnx', '--config', '/no/such.json'], '/no/such.json: the configuration cannot be read', ''],
   ])('%j is a usage error', async (args, message, hint) => {
     const { code, stdout, stderr } = await run('quantize', ...args)
@@ -128,6 +171,7 @@ describe('flags of eval', () => {
         '2',
       ],
       ...['--rename', 'in=arr', '--rename', 'a:0=b', '--set', 'sr=16000', '--set', 'x=-1', '--scale', '0.5'],
+      ...['--size', '24x32', '--layout', 'nchw', '--seq-len', '64'],
       ...['--mean', '0.1,0.2', '--std', '1,2', '--logits', 'p, q', '--runs', '3', '--threads', '1', '--seed', '4'],
       ...['--max-kl', '0.01', '--min-agreement', '99.5%', '--min-sqnr', '-3', '--min-cosine', '0.99'],
       ...['--max-difference', '2', '--max-accuracy-drop', '0.5%', '--max-perplexity-rise', '2%', '--max-size', '5MB'],
@@ -143,6 +187,9 @@ describe('flags of eval', () => {
       shapes: {},
       set: { sr: 16000, x: -1 },
       normalize: { scale: 0.5, mean: [0.1, 0.2], std: [1, 2] },
+      imageSize: [24, 32],
+      layout: 'nchw',
+      seqLen: 64,
       logits: ['p', 'q'],
       runs: 3,
       threads: 1,
@@ -176,6 +223,7 @@ describe('flags of eval', () => {
     [['--random', '2', '--data', 'x'], 'both data and random', '--data or --random'],
     [['--random', '2', '--labels', 'x.npy'], 'labels is given for random samples', '--data'],
     [['--random', '2', '--rename', 'a=b'], 'rename is given for random samples', '--data'],
+    [['--random', '2', '--size', '24'], 'imageSize is given for random samples', '--data'],
     [['--random', '2', '--scale', '2'], 'normalize is given for random samples', '--data'],
     [['--data', 'x', '--shape', 'a=1,2'], 'shapes is given for data', '--random'],
     [['--random', '2', '--shape', 'a=1,0'], '--shape: wanted an object from input names to lists of sizes', ''],
@@ -237,6 +285,33 @@ describe('a configuration file', () => {
     expect(config.thresholds).toEqual({ maxSize: 5 * 2 ** 20, minAgreement: 0.99, maxKl: 2 })
   })
 
+  it('says what to calibrate on, with a percentage and paths relative to itself', async () => {
+    const path = configFile({
+      quantize: { data: ['d.npz', '/abs/e.npz'], stats: ['s'], resume: 'r', scratch: '..', holdout: '25%', samples: 8 },
+      eval: { random: 1 },
+    })
+    const { config } = await understood('quantize', 'm', '-o', 'o', '--config', path, '--samples', '9')
+    expect(config).toEqual({
+      ...QUANTIZE_DEFAULTS,
+      method: 'gptq',
+      data: [join(FOLDER, 'd.npz'), '/abs/e.npz'],
+      stats: [join(FOLDER, 's')],
+      resume: join(FOLDER, 'r'),
+      scratch: join(FOLDER, '..'),
+      holdout: 0.25,
+      samples: 9,
+    })
+  })
+
+  it('gives way to a method that looks at the weights alone, and to data', async () => {
+    const calibrated = configFile({ data: ['d'], stats: ['s'], damping: 0.1, set: { a: 1 }, holdout: 0.1, bits: 3 })
+    const plain = await understood('quantize', 'm', '-o', 'o', '--config', calibrated, '--method', 'rtn')
+    expect(plain.config).toEqual({ ...QUANTIZE_DEFAULTS, bits: 3, method: 'rtn' })
+    const rounded = configFile({ method: 'rtn', bits: 3 })
+    const { config } = await understood('quantize', 'm', '-o', 'o', '--config', rounded, '--data', 'd')
+    expect(config).toEqual({ ...QUANTIZE_DEFAULTS, bits: 3, method: 'gptq', data: ['d'] })
+  })
+
   it('gives way to the other source of inputs', async () => {
     const path = configFile({ data: ['d.npz'], labels: 'l.npy', rename: { a: 'b' }, normalize: { scale: 2 } })
     const { config } = await understood('eval', 'a', 'b', '--config', path, '--random', '2')
@@ -251,6 +326,10 @@ describe('a configuration file', () => {
     [{ quantize: { bits: '4' } }, 'bits: wanted one of', 'found "4"'],
     [{ quantize: 4 }, 'wanted an object', 'found 4'],
     [{ layers: [{ pattern: 'x', bits: 7 }] }, 'layers: wanted a list', 'found'],
+    [{ data: ['x'], holdout: '60%' }, 'holdout: wanted a number from 0 to 0.5', 'found 0.6'],
+    [{ data: ['x'], holdout: 'a%' }, "holdout: wanted a number or a percentage, found 'a%'", ''],
+    [{ data: 'x' }, 'data: wanted a list of texts', 'found "x"'],
+    [{ data: ['x'], imageSize: '224' }, 'imageSize: wanted height and width', ''],
     ['{"bits": 4', 'is not JSON', ''],
     ['[1]', 'wanted a JSON object', 'write for example'],
     [{ __proto__: null, constructor: 1 }, 'constructor: there is no such key', ''],

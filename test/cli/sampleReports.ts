@@ -1,5 +1,12 @@
 /** @file Small, complete reports for tests of what the commands print. The figures are made up. */
-import type { AnalyzeReport, EvalReport, LayerInfo, OutputComparison, QuantizeReport } from '../../src/report.ts'
+import type {
+  AnalyzeReport,
+  EvalReport,
+  LayerCalibration,
+  LayerInfo,
+  OutputComparison,
+  QuantizeReport,
+} from '../../src/report.ts'
 
 const LONG_NAME = '/encoder/transformer/layers.11/self_attention/query_key_value_projection/MatMul_with_a_long_name'
 
@@ -87,12 +94,52 @@ export const QUANTIZE_REPORT: QuantizeReport = {
     bitsPerWeight: 4.625,
     relativeError: 0.00624,
     notes: layer.name === LONG_NAME ? ['K is padded to the group'] : [],
+    calibration: undefined,
   })),
   leftAlone: LEFT_ALONE,
   totals: { weights: 1_787_904, meanBits: 4, bitsPerWeight: 4.625, relativeError: 0.00624, ratio: 2.1 / 9 },
+  calibration: undefined,
   verified: [{ name: LONG_NAME, representation: 'MatMulNBits', largestDifference: 3e-7, tolerance: 1e-4 }],
   seconds: 1.25,
   warnings: ["layer pattern '*nothing*' matches no layer"],
+}
+
+const LAYER_CALIBRATION: LayerCalibration = {
+  solver: 'gptq',
+  order: 'activation',
+  alpha: 0.25,
+  biasCorrected: true,
+  heldOutError: 0.0031,
+  heldOutErrorOfRounding: 0.0068,
+  damping: 0.01,
+  deadInputs: 2,
+  rejected: [{ name: 'round-to-nearest', heldOutError: 0.0068 }],
+}
+
+export const CALIBRATED_REPORT: QuantizeReport = {
+  ...QUANTIZE_REPORT,
+  layers: [
+    { ...QUANTIZE_REPORT.layers[0]!, calibration: LAYER_CALIBRATION },
+    { ...QUANTIZE_REPORT.layers[1]!, calibration: { ...LAYER_CALIBRATION, alpha: 0, order: 'natural' } },
+    {
+      ...QUANTIZE_REPORT.layers[1]!,
+      calibration: { ...LAYER_CALIBRATION, solver: 'round-to-nearest', order: undefined },
+    },
+    QUANTIZE_REPORT.layers[1]!,
+  ],
+  calibration: {
+    source: 'calibration.npz',
+    samples: 256,
+    heldOut: 51,
+    positions: 131_072,
+    groups: 3,
+    stages: 2,
+    outputs: [
+      { output: 'logits', sqnr: 24.318, kl: 0.00456 },
+      { output: 'embedding', sqnr: Number.POSITIVE_INFINITY, kl: undefined },
+    ],
+    notes: ['3 samples are longer than 512 tokens and were cut'],
+  },
 }
 
 const OUTPUT: OutputComparison = {

@@ -8,7 +8,7 @@ import { isLively, printable } from '../../src/commands/terminal.ts'
 import { bytesText, countText, figureText, shortenMiddle, textTable } from '../../src/commands/textTable.ts'
 import { readShare } from '../../src/commands/values.ts'
 import { nearestName } from '../../src/nearestName.ts'
-import { ANALYZE_REPORT, EVAL_REPORT, QUANTIZE_REPORT } from './sampleReports.ts'
+import { ANALYZE_REPORT, CALIBRATED_REPORT, EVAL_REPORT, QUANTIZE_REPORT } from './sampleReports.ts'
 
 describe('reports as text', () => {
   const texts = [analyzeText(ANALYZE_REPORT), quantizeText(QUANTIZE_REPORT), evalText(EVAL_REPORT)]
@@ -17,11 +17,54 @@ describe('reports as text', () => {
     expect(texts.join('\n=====\n')).toMatchSnapshot()
   })
 
+  it('say what calibration did, where there was one', () => {
+    expect(quantizeText(CALIBRATED_REPORT)).toMatchInlineSnapshot(`
+      "layer             operator  shape           bits  group  grid        bpw   stored    error  gptq α
+      ----------------  --------  --------------  ----  -----  ---------  ----  -------  -------  --------
+      /encode..ng_name  MatMul    [768, 2304]        4     32  asym clip  4.63  1.02 MB  0.00624  0.25 act
+      /head/Conv        Conv      [64, 32, 3, 3]     4     32  asym clip  4.63  10.7 kB  0.00624  0 nat
+      /head/Conv        Conv      [64, 32, 3, 3]     4     32  asym clip  4.63  10.7 kB  0.00624  rtn
+      /head/Conv        Conv      [64, 32, 3, 3]     4     32  asym clip  4.63  10.7 kB  0.00624  -
+
+      note (/encoder/transformer/layers.11/self_attention/query_key_value_projection/MatMul_with_a_long_name): K is padded to the group
+
+      left alone (2, 6.14 kB): a scale, not a layer
+      node        operator    bytes
+      ----------  --------  -------
+      /norm/Mul   Mul       3.07 kB
+      /norm2/Mul  Mul       3.07 kB
+
+      left alone (1, 1.20 MB): LSTM is not supported
+      node       operator    bytes
+      ---------  --------  -------
+      /rnn/LSTM  LSTM      1.20 MB
+
+      output on held-out samples  SQNR dB  KL, nats
+      --------------------------  -------  --------
+      logits                        24.32   0.00456
+      embedding                       inf         -
+
+      model.onnx 9.00 MB -> small.onnx 2.10 MB (0.233x, 2100000 bytes)
+      4 layers, 1.79 M weights: mean width 4 bits, 4.63 stored bits per weight, relative error 0.00624
+      opset raised from 13 to 21
+      calibrated on 256 samples (51 held out) from calibration.npz: 131 k positions, gptq in 2 of 4 layers
+      note: 3 samples are longer than 512 tokens and were cut
+      verified: onnxruntime computes 1 layers as decided (largest relative difference 3.0e-7)
+      written in 1.3 s"
+    `)
+    expect(quantizeText(QUANTIZE_REPORT)).not.toContain('calibrated')
+  })
+
+  it('leave out the held-out outputs when nothing was held out', () => {
+    const calibration = { ...CALIBRATED_REPORT.calibration!, heldOut: 0, outputs: [] }
+    expect(quantizeText({ ...CALIBRATED_REPORT, calibration })).not.toContain('held-out')
+  })
+
   it('have tables that fit 100 columns', () => {
-    const tableLines = texts
+    const tableLines = [...texts, quantizeText(CALIBRATED_REPORT)]
       .join('\n')
       .split('\n')
-      .filter((line) => !/^(note|left alone|model|\d+ layers)/.test(line))
+      .filter((line) => !/^(note|left alone|model|calibrated|\d+ layers)/.test(line))
     for (const line of tableLines) expect(line.length).toBeLessThanOrEqual(100)
   })
 
@@ -33,6 +76,16 @@ describe('reports as text', () => {
     // biome-ignore lint/suspicious/noControlCharactersInRegex: it is what is looked for
     expect(text).not.toMatch(/[\u001b\r]/)
     expect(text).not.toMatch(/^verified\\/m)
+    const calibration = {
+      ...CALIBRATED_REPORT.calibration!,
+      source: name,
+      outputs: [{ output: name, sqnr: 1, kl: 2 }],
+      notes: [name],
+    }
+    const calibrated = quantizeText({ ...CALIBRATED_REPORT, calibration })
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: it is what is looked for
+    expect(calibrated).not.toMatch(/[\u001b\r]/)
+    expect(calibrated).not.toMatch(/^verified\\/m)
   })
 })
 
@@ -149,6 +202,16 @@ describe('progress', () => {
     expect(describeProgress({ ...event, done: 100 }, 20_000)).toBe('quantizing 100/100  /layer.3/MatMul')
     expect(describeProgress({ stage: 'write', done: 50, total: 100 }, 2 * 3_600_000)).toBe(
       'writing 50/100  2 h 00 min left',
+    )
+  })
+})
+
+describe('progress of a calibration', () => {
+  it('has the layers, the time left, the layer and the current error', () => {
+    const event = { stage: 'calibrate', done: 6, total: 24, item: '/layer.3/MatMul', detail: 'error 0.0031' } as const
+    expect(describeProgress(event, 30_000)).toBe('calibrating 6/24  1 min 30 s left  /layer.3/MatMul  error 0.0031')
+    expect(describeProgress({ ...event, detail: `\u001b${'x'.repeat(100)}` }, 0)).toMatch(
+      /^calibrating 6\/24 {2}\/layer\.3\/MatMul {2}\\x1b[x.]{36}$/,
     )
   })
 })

@@ -16,6 +16,25 @@ export function expectError(action: () => unknown, code: ErrorCode, ...subject: 
   for (const word of subject) expect(`${message}\n${hint}`).toContain(word)
 }
 
+/** Like {@link expectError}, for actions that end later. */
+export async function expectRejection(
+  action: () => Promise<unknown>,
+  code: ErrorCode,
+  ...subject: string[]
+): Promise<void> {
+  const failure = await action().then(
+    () => undefined,
+    (error: unknown) => ({ error }),
+  )
+  expectError(
+    () => {
+      if (failure) throw failure.error
+    },
+    code,
+    ...subject,
+  )
+}
+
 /** The action either succeeds or throws QtoolError `data`. */
 export function onlyDataErrors(action: () => unknown): void {
   try {

@@ -1,7 +1,7 @@
 /** @file Small models and data sets for the tests of this folder. */
 import fs from 'node:fs'
 import path from 'node:path'
-import type { Dataset } from '../../src/data/dataset.ts'
+import { type Dataset, upTo } from '../../src/data/dataset.ts'
 import type { FeedTensor, FeedType } from '../../src/data/modelInput.ts'
 import {
   DataType,
@@ -144,23 +144,40 @@ export function normalTensor(dims: readonly number[], seed: number): FeedTensor 
 }
 
 /** A data set of tensors whose first axis is samples, all of them sliced alike. */
-export function datasetOf(feeds: Readonly<Record<string, FeedTensor>>, labels?: readonly number[]): Dataset {
-  const samples = Object.values(feeds)[0]!.dims[0]!
+export function datasetOf(
+  feeds: Readonly<Record<string, FeedTensor>>,
+  labels?: readonly number[],
+  order = upTo(Object.values(feeds)[0]!.dims[0]!),
+): Dataset {
   return {
-    count: samples,
+    count: order.length,
     notes: [],
     filled: [],
-    labels: labels && Int32Array.from(labels),
+    order,
+    labels: labels && Int32Array.from(order, (sample) => labels[sample]!),
+    exactBatch: undefined,
     *batches(batchSize) {
-      for (let start = 0; start < samples; start += batchSize) {
-        const size = Math.min(batchSize, samples - start)
-        const slices = Object.entries(feeds).map(([name, { type, dims, data }]) => {
-          const per = data.length / samples
-          const part = data.subarray(start * per, (start + size) * per)
-          return [name, tensor(type, [size, ...dims.slice(1)], part)] as const
-        })
-        yield { feeds: new Map(slices), count: size, start }
+      for (let start = 0; start < order.length; start += batchSize) {
+        const samples = order.subarray(start, start + batchSize)
+        const picked = Object.entries(feeds).map(([name, whole]) => [name, pick(whole, samples)] as const)
+        yield { feeds: new Map(picked), count: samples.length, start }
       }
     },
+    subset: (indices) =>
+      datasetOf(
+        feeds,
+        labels,
+        Int32Array.from(indices, (place) => order[place]!),
+      ),
   }
+}
+
+/** Samples of a tensor, in this order. */
+function pick({ type, dims, data }: FeedTensor, samples: Int32Array): FeedTensor {
+  const per = data.length / dims[0]!
+  const picked = data.slice(0, samples.length * per)
+  samples.forEach((sample, i) => {
+    picked.set(data.subarray(sample * per, (sample + 1) * per) as never, i * per)
+  })
+  return tensor(type, [samples.length, ...dims.slice(1)], picked)
 }

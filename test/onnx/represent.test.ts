@@ -276,6 +276,7 @@ async function checkCase(
         payloads: packed.bytes.map((bytes) => ({ kind: 'memory', byteLength: bytes.length, bytes })),
       },
     ],
+    [],
     target,
     QUANTIZE_DEFAULTS,
     { version: 'test', sha256: ['0'] },

@@ -1,11 +1,11 @@
 import { afterAll, describe, expect, test } from 'vitest'
 import type { GridCandidate } from '../../src/quant/candidates.ts'
 import { gridCandidates } from '../../src/quant/candidates.ts'
-import { createPool } from '../../src/quant/pool.ts'
 import { BITS, type Bits, dequantize } from '../../src/quant/quantizedWeight.ts'
 import { quantizeTensor } from '../../src/quant/quantizeTensor.ts'
 import { realZeroPoint } from '../../src/quant/zeroPoint.ts'
 import { makeRandom } from '../../src/random.ts'
+import { createPool } from '../../src/threads/pool.ts'
 import { hqqZero, oracleQuantize } from '../oracles/quantOracle.ts'
 import { normalWeights, store } from './weights.ts'
 

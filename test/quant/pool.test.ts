@@ -1,11 +1,11 @@
 import { createHash } from 'node:crypto'
 import { expect, test } from 'vitest'
 import { gridCandidates } from '../../src/quant/candidates.ts'
-import type { KernelJob } from '../../src/quant/kernel.ts'
-import { createPool } from '../../src/quant/pool.ts'
+import { type KernelJob, kernelTask } from '../../src/quant/kernel.ts'
 import { BITS } from '../../src/quant/quantizedWeight.ts'
 import { type QuantizedTensor, quantizeTensor } from '../../src/quant/quantizeTensor.ts'
 import { relativeErrors } from '../../src/quant/relativeErrors.ts'
+import { createPool } from '../../src/threads/pool.ts'
 import { normalWeights, store } from './weights.ts'
 
 const OPTIONS = { bits: 4, groupSize: 32, candidates: gridCandidates('auto', 'auto') } as const
@@ -58,7 +58,7 @@ test('an abort ends the work with its own error', async () => {
 test('an error in a thread reaches the caller, and the pool goes on', async () => {
   const pool = createPool(2)
   const broken = { kind: 'measure', weight, groupSize: 32, specs: [undefined], stride: 1 }
-  await expect(pool.run(broken as unknown as KernelJob)).rejects.toThrow(/quantization thread failed/)
+  await expect(pool.run(kernelTask(broken as unknown as KernelJob))).rejects.toThrow(/worker thread failed/)
   await expect(quantizeTensor(weight, OPTIONS, pool)).resolves.toMatchObject({ weight: { cols: SHAPE[1] } })
   await pool.close()
 })

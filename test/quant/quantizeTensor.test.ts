@@ -1,12 +1,13 @@
 import { afterAll, expect, test } from 'vitest'
 import { gridCandidates, sampleStride } from '../../src/quant/candidates.ts'
 import { bfloat16ToFloat, floatToBfloat16, floatToHalf, halfToFloat } from '../../src/quant/float16.ts'
-import { createPool } from '../../src/quant/pool.ts'
+import { kernelTask } from '../../src/quant/kernel.ts'
 import { BITS, dequantize } from '../../src/quant/quantizedWeight.ts'
 import { quantizeTensor } from '../../src/quant/quantizeTensor.ts'
 import { relativeErrors } from '../../src/quant/relativeErrors.ts'
 import { NonFiniteWeightError, type StoredElement, type StoredWeight } from '../../src/quant/storedWeight.ts'
 import { Workspace } from '../../src/quant/workspace.ts'
+import { createPool } from '../../src/threads/pool.ts'
 import { oracleQuantize } from '../oracles/quantOracle.ts'
 import { normalWeights, store, toRows } from './weights.ts'
 
@@ -229,7 +230,7 @@ test('a sample steps through all columns and reads the groups that it says', asy
   const values = normalWeights(rows * cols, 13)
   const weight = store(values, [1, cols, rows])
   const spec = { bits: 3, scheme: 'asymmetric', method: 'clip', scaleType: 'float16' } as const
-  const sums = await pool.run({ kind: 'measure', weight, groupSize: 32, specs: [spec], stride: 7 })
+  const sums = await pool.run(kernelTask({ kind: 'measure', weight, groupSize: 32, specs: [spec], stride: 7 }))
   const matrix = toRows(values, [1, cols, rows])
   let [norm, error] = [0, 0]
   for (let group = 0; group < rows * 3; group += 7) {

@@ -22,12 +22,12 @@ import type { WrittenUse } from '../../src/onnx/represent/apply.ts'
 import type { LayerPlan } from '../../src/onnx/represent/plan.ts'
 import { saveModel } from '../../src/onnx/save.ts'
 import { SourceReader } from '../../src/onnx/sourceReader.ts'
-import { createPool } from '../../src/quant/pool.ts'
 import type { Bits } from '../../src/quant/quantizedWeight.ts'
 import { buildOutput } from '../../src/quantize/buildOutput.ts'
 import { planModel } from '../../src/quantize/planModel.ts'
 import { type QuantizedLayerData, quantizeLayers } from '../../src/quantize/quantizeLayers.ts'
 import type { RepresentationName } from '../../src/report.ts'
+import { createPool } from '../../src/threads/pool.ts'
 import type { LayerReference } from '../../src/verify/reference.ts'
 import { TOLERANCE, verifyWritten } from '../../src/verify/verify.ts'
 import { model, value } from '../helpers/smallModels.ts'
@@ -61,7 +61,7 @@ async function write(
   const layers = await quantizeLayers({ model: loaded, reader, pool }, plan.plans, full, plan.symmetric, sink, {})
   reader.close()
   await pool.close()
-  const built = buildOutput(loaded, layers.map(spoil), plan.target, full, { version: '0', sha256: ['0'] })
+  const built = buildOutput(loaded, layers.map(spoil), [], plan.target, full, { version: '0', sha256: ['0'] })
   saveModel(built.model.proto, built.model.payloads, out, { externalData: 'never', force: true, sources: [source] })
   const references = new Map(layers.map((layer) => [layer.plan.layer.name, layer.reference!]))
   return { path: out, uses: built.written, references }

@@ -1,9 +1,17 @@
 /** @file How the threads of a pool share out the units of a job: through two shared integers. */
-import { type KernelJob, runUnit, unitsOf } from './kernel.ts'
+import type { RunUnit } from './kernel.ts'
 
 /** Slots of the control array: the next unit that nobody has taken, and whether to stop before it. */
 const NEXT = 0
 const STOP = 1
+
+/** The part of a task that is the same in every thread. */
+export interface Units {
+  readonly job: unknown
+  readonly units: number
+  readonly control: Int32Array
+  readonly results: Float64Array
+}
 
 export function newControl(): Int32Array {
   return new Int32Array(new SharedArrayBuffer(8))
@@ -15,20 +23,20 @@ export function requestStop(control: Int32Array): void {
 }
 
 /** Do the next unit. @returns false when none is left or a stop was requested. */
-export function takeUnit(job: KernelJob, control: Int32Array, results: Float64Array): boolean {
+export function takeUnit({ job, units, control, results }: Units, runUnit: RunUnit<never>): boolean {
   if (Atomics.load(control, STOP)) return false
   const unit = Atomics.add(control, NEXT, 1)
-  if (unit >= unitsOf(job)) return false
-  runUnit(job, unit, results)
+  if (unit >= units) return false
+  runUnit(job as never, unit, results)
   return true
 }
 
 /** Do units until none is left; on an error the others stop too. */
-export function drainUnits(job: KernelJob, control: Int32Array, results: Float64Array): void {
+export function drainUnits(units: Units, runUnit: RunUnit<never>): void {
   try {
-    while (takeUnit(job, control, results));
+    while (takeUnit(units, runUnit));
   } catch (error) {
-    requestStop(control)
+    requestStop(units.control)
     throw error
   }
 }

@@ -1,0 +1,54 @@
+/** @file A layer as the solver takes it: its rows in shared memory, and the best that its weights alone allow. */
+import type { BiasSite } from '../calibration/biasSites.ts'
+import type { QuantizeConfig } from '../config.ts'
+import type { LayerPlan } from '../onnx/represent/plan.ts'
+import { type GridCandidate, gridCandidates } from '../quant/candidates.ts'
+import type { QuantizedWeight } from '../quant/quantizedWeight.ts'
+import { quantizeTensor } from '../quant/quantizeTensor.ts'
+import { rowsOf } from '../quant/storedWeight.ts'
+import { Workspace } from '../quant/workspace.ts'
+import { readRows } from './layerRows.ts'
+import { type LayerSource, readStored, weightErrors } from './readWeight.ts'
+
+/** A layer of a group under solution. */
+export interface Member {
+  readonly plan: LayerPlan
+  /** W [N, K]; in shared memory. */
+  readonly rows: Float32Array
+  readonly site: BiasSite | undefined
+  /** Its best grid by the weights alone, and the codes of rounding onto it. */
+  readonly grid: GridCandidate
+  readonly rounded: QuantizedWeight
+}
+
+/**
+ * Read a layer and round it to nearest.
+ * @throws QtoolError `model` when a weight is not a number.
+ */
+export async function readMember(
+  source: Omit<LayerSource, 'workspace'>,
+  plan: LayerPlan,
+  site: BiasSite | undefined,
+  symmetric: QuantizeConfig['symmetric'],
+  signal: AbortSignal | undefined,
+): Promise<Member> {
+  const { layer, bits, groupSize } = plan
+  // Memory of its own: the members of a group are needed side by side.
+  const stored = readStored({ ...source, workspace: new Workspace() }, layer)
+  const options = { bits, groupSize, candidates: gridCandidates('auto', symmetric) }
+  const { scheme, method, weight } = await weightErrors(source.model.path, layer, () =>
+    quantizeTensor(stored, options, source.pool, signal),
+  )
+  const rows = new Float32Array(new SharedArrayBuffer(rowsOf(stored) * layer.view.reduction * 4))
+  readRows(stored, rows)
+  return { plan, rows, site, grid: { scheme, method }, rounded: weight }
+}
+
+/** Grids besides the members' own that are worth a solution: the solver likes other ranges than rounding does. */
+export function otherGrids(members: readonly Member[], symmetric: QuantizeConfig['symmetric']): GridCandidate[] {
+  const schemes: readonly string[] = symmetric === 'yes' ? ['symmetric', 'symmetric-full'] : ['asymmetric']
+  return gridCandidates('auto', symmetric).filter(({ scheme, method }) => {
+    const isOwn = members.every(({ grid }) => grid.scheme === scheme && grid.method === method)
+    return schemes.includes(scheme) && method !== 'hqq' && !isOwn
+  })
+}

@@ -1,0 +1,135 @@
+/**
+ * @file Judges candidates on held-out samples: how far the network with a candidate's weights is from the float network
+ * where the next layers have had their effect too.
+ */
+
+import { floatsOf, isFloatTensor } from '../calibration/tensors.ts'
+import type { Trial, Values, Walk } from '../calibration/walk.ts'
+import type { FeedTensor } from '../data/modelInput.ts'
+import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
+import { dequantize, type QuantizedWeight } from '../quant/quantizedWeight.ts'
+import { biasValue } from './biasEdits.ts'
+import { rowsAsTensor } from './layerRows.ts'
+import type { Member } from './members.ts'
+
+/** Inputs of the group under judgement are taken batch by batch until they are this many bytes. */
+const ENOUGH_BYTES = 16 * 2 ** 20
+
+export interface NetworkJudge {
+  /**
+   * Relative squared error at the horizon, the mean over the tensors that are alive there: Σ‖f − q‖² / Σ‖f‖². Padding
+   * does not count.
+   * @param values weights and biases of the candidate by name.
+   */
+  error(values: Values): Promise<number>
+  close(): Promise<void>
+}
+
+/**
+ * Open a judge at the walk's position.
+ * @param reads   names that the group reads; they tell how many samples are enough.
+ * @param horizon cut at which the networks are compared.
+ */
+export async function openNetworkJudge(
+  walk: Walk,
+  reads: readonly string[],
+  horizon: number,
+  run: RunOptions,
+): Promise<NetworkJudge> {
+  const batches = judgingBatches(walk, reads)
+  const trial = await walk.openTrial(horizon)
+  const references = new Map<number, Map<string, Float32Array>>()
+  const referenceOf = async (batch: number) => {
+    const known = references.get(batch)
+    if (known) return known
+    const made = floatTensors(await trial.run('float', batch))
+    references.set(batch, made)
+    return made
+  }
+  return {
+    async error(values) {
+      const sums = new Map<string, { error: number; norm: number }>()
+      for (const batch of batches) {
+        await nextTurn()
+        checkAborted(run.signal)
+        const reference = await referenceOf(batch)
+        addErrors(sums, reference, await trial.run('quantized', batch, values), walk.batches[batch]!.weights)
+      }
+      const ratios = [...sums.values()].flatMap(({ error, norm }) => (norm > 0 ? [error / norm] : []))
+      return ratios.reduce((a, b) => a + b, 0) / Math.max(1, ratios.length)
+    },
+    close: () => trial.close(),
+  }
+}
+
+function judgingBatches(walk: Walk, reads: readonly string[]): number[] {
+  const { batches, fitBatches } = walk
+  const first = fitBatches < batches.length ? fitBatches : 0
+  const chosen: number[] = []
+  let bytes = 0
+  for (let batch = first; batch < batches.length && bytes < ENOUGH_BYTES; batch++) {
+    chosen.push(batch)
+    for (const name of reads) if (walk.isActivation(name)) bytes += walk.activations.shapeOf('float', batch, name).bytes
+  }
+  return chosen
+}
+
+function floatTensors(tensors: Awaited<ReturnType<Trial['run']>>): Map<string, Float32Array> {
+  return new Map([...tensors].flatMap(([name, tensor]) => (isFloatTensor(tensor) ? [[name, floatsOf(tensor)]] : [])))
+}
+
+function addErrors(
+  sums: Map<string, { error: number; norm: number }>,
+  reference: ReadonlyMap<string, Float32Array>,
+  candidate: ReadonlyMap<string, FeedTensor>,
+  weights: Float32Array | undefined,
+): void {
+  for (const [name, float] of reference) {
+    const tensor = candidate.get(name)!
+    const quantized = floatsOf(tensor)
+    const [batch = 1, sequence = 1] = tensor.dims
+    const rowWeights = weights && tensor.dims.length > 2 && batch * sequence === weights.length ? weights : undefined
+    const width = rowWeights ? float.length / rowWeights.length : float.length
+    const sum = sums.get(name) ?? { error: 0, norm: 0 }
+    sums.set(name, sum)
+    for (let row = 0; row * width < float.length; row++) {
+      if (rowWeights?.[row] === 0) continue
+      let error = 0
+      let norm = 0
+      for (let i = row * width; i < (row + 1) * width; i++) {
+        const f = float[i]!
+        // A mask of −∞ is the same on both sides.
+        if (f === quantized[i]!) {
+          if (Number.isFinite(f)) norm += f * f
+          continue
+        }
+        error += (f - quantized[i]!) ** 2
+        norm += f * f
+      }
+      sum.error += error
+      sum.norm += norm
+    }
+  }
+}
+
+/**
+ * What the network computes with under a candidate, by name.
+ * @param corrections mean output errors that biases take back, one per member.
+ */
+export function candidateValues(
+  walk: Walk,
+  members: readonly Member[],
+  weights: readonly QuantizedWeight[],
+  corrections: readonly (Float64Array | undefined)[],
+): Values {
+  const values = new Map<string, FeedTensor>()
+  members.forEach(({ plan, site }, i) => {
+    values.set(plan.layer.constant.name, rowsAsTensor(plan.layer, dequantize(weights[i]!)))
+    const correction = corrections[i]
+    if (site && correction) {
+      const before = values.get(site.added) ?? walk.constant('quantized', site.added)
+      values.set(site.added, biasValue(site, before, correction))
+    }
+  })
+  return values
+}

@@ -1,0 +1,84 @@
+/** @file The layers that are solved so far: packed, counted, and written to the checkpoint of a run that can be resumed. */
+import type { Checkpoint } from '../calibration/checkpoint.ts'
+import { feedOfFloats, floatsOf } from '../calibration/tensors.ts'
+import type { QuantizeConfig } from '../config.ts'
+import type { FeedTensor } from '../data/modelInput.ts'
+import type { Payload } from '../onnx/model.ts'
+import type { LayerPlan } from '../onnx/represent/plan.ts'
+import type { GridCandidate } from '../quant/candidates.ts'
+import { dequantize, type QuantizedWeight } from '../quant/quantizedWeight.ts'
+import type { LayerCalibration } from '../report.ts'
+import type { BiasEdit } from './biasEdits.ts'
+import type { Member } from './members.ts'
+import { packQuantized, type QuantizedLayerData } from './quantizeLayers.ts'
+
+/** What was decided for a layer. */
+export interface Decision {
+  readonly weight: QuantizedWeight
+  readonly grid: GridCandidate
+  readonly calibration: LayerCalibration | undefined
+  /** The bias with this layer's correction; undefined where it stays. */
+  readonly bias: FeedTensor | undefined
+}
+
+/** What a checkpoint keeps of a decision besides the numbers. */
+interface Info {
+  readonly grid: GridCandidate
+  readonly calibration: LayerCalibration | undefined
+}
+
+export class SolvedLayers {
+  readonly #config: QuantizeConfig
+  readonly #sink: (bytes: Uint8Array) => Payload
+  readonly #checkpoint: Checkpoint | undefined
+  readonly #layers = new Map<LayerPlan, QuantizedLayerData>()
+  readonly #biases = new Map<string, BiasEdit>()
+
+  constructor(config: QuantizeConfig, sink: (bytes: Uint8Array) => Payload, checkpoint: Checkpoint | undefined) {
+    this.#config = config
+    this.#sink = sink
+    this.#checkpoint = checkpoint
+  }
+
+  /** What an earlier run decided for a layer. */
+  restored({ plan, site }: Pick<Member, 'plan' | 'site'>): Decision | undefined {
+    if (!this.#checkpoint?.solved.has(plan.layer.name)) return undefined
+    const { weight, bias, info } = this.#checkpoint.read(plan.layer.name)
+    const { grid, calibration } = info as Info
+    return { weight, grid, calibration, bias: bias && site && feedOfFloats(site.dataType, site.dims, bias) }
+  }
+
+  /** Keep a decision. */
+  async keep({ plan, rows, site }: Pick<Member, 'plan' | 'rows' | 'site'>, decision: Decision): Promise<void> {
+    const { weight, grid, calibration, bias } = decision
+    const { name } = plan.layer
+    if (this.#checkpoint && !this.#checkpoint.solved.has(name)) {
+      const info: Info = { grid, calibration }
+      this.#checkpoint.append({ layer: name, info, weight, bias: bias && floatsOf(bias) })
+    }
+    const errors = errorsOf(rows, weight)
+    const packed = await packQuantized(plan, { weight, ...grid, ...errors }, this.#config, this.#sink)
+    this.#layers.set(plan, { ...packed, calibration })
+    if (site && bias) this.#biases.set(site.added, { site, value: bias })
+  }
+
+  /** In the order of the plans. */
+  layers(plans: readonly LayerPlan[]): QuantizedLayerData[] {
+    return plans.map((plan) => this.#layers.get(plan)!)
+  }
+
+  biases(): BiasEdit[] {
+    return [...this.#biases.values()]
+  }
+}
+
+function errorsOf(rows: Float32Array, weight: QuantizedWeight): { squaredError: number; squaredNorm: number } {
+  const real = dequantize(weight)
+  let squaredError = 0
+  let squaredNorm = 0
+  for (let i = 0; i < rows.length; i++) {
+    squaredError += (real[i]! - rows[i]!) ** 2
+    squaredNorm += rows[i]! ** 2
+  }
+  return { squaredError, squaredNorm }
+}
