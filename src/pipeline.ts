@@ -22,6 +22,7 @@ import { SourceReader } from './onnx/sourceReader.ts'
 import { Temporaries } from './onnx/temporaries.ts'
 import type { RunOptions } from './progress.ts'
 import { Workspace } from './quant/workspace.ts'
+import { dropCheckpoint } from './quantize/calibrate.ts'
 import { leftAlone, quantizeReport } from './quantize/report.ts'
 import { quantizeWithinBudget } from './quantize/withinBudget.ts'
 import { openOutput, writeOutput } from './quantize/writeOutput.ts'
@@ -107,6 +108,7 @@ export async function quantizeModel(
     await pool.close()
     const outcome = { model, found, ...made, notices: made.warnings, sha256: reader.sha256() }
     const written = await writeOutput(outcome, output, resolved, run)
+    if (!resolved.dryRun) dropCheckpoint(resolved)
     return quantizeReport({ ...outcome, ...written, seconds: (performance.now() - started) / 1000 }, resolved, VERSION)
   } finally {
     reader.close()

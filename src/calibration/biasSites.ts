@@ -1,5 +1,6 @@
 /**
- * @file Where a layer's mean output error can be taken back: a bias that the network has, or can be given at no cost.
+ * @file Where a layer's mean output error can be taken back: a bias that the network has, or can be given: as an input of its own
+ * operator (Conv, Gemm, recurrent layers; in onnxruntime's low-bit form a Gemm without one gets an Add), or of an Add that follows.
  *
  * With a bias, the least-squares weights are those for centred inputs, and the bias makes up for the means:
  * min over Ŵ, b of E‖W x_f + b₀ − Ŵ x_q − b‖² has b = b₀ + W E[x_f] − Ŵ E[x_q], and what is left is the same objective

@@ -27,7 +27,8 @@ export async function scoreSamples(
   by: 'el2n' | 'kl',
   run: RunOptions,
 ): Promise<Float64Array> {
-  const scores = new Float64Array(dataset.count)
+  // Samples that a fixed batch size leaves out of the batches have no score.
+  const scores = new Float64Array(dataset.order.length).fill(Number.NEGATIVE_INFINITY)
   const float = await openSession(model, CALIBRATION_SESSION)
   const rounded = await openSession(student, CALIBRATION_SESSION)
   let output: { readonly name: string; readonly kind: OutputKind } | undefined

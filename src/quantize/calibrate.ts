@@ -5,6 +5,7 @@ import { dataFingerprint, modelFingerprint, settingsFingerprint } from '../calib
 import type { CalibrationData } from '../calibration/openCalibration.ts'
 import { createStatistics, type StatisticsWriter } from '../calibration/statsFile.ts'
 import type { QuantizeConfig } from '../config.ts'
+import { modelFilePlaces } from '../data/modelFolder.ts'
 import { listFiles } from '../data/paths.ts'
 import { QtoolError } from '../errors.ts'
 import type { Temporaries } from '../onnx/temporaries.ts'
@@ -34,7 +35,7 @@ export async function calibrate(
       : openCheckpoint(config.resume, {
           version: VERSION,
           model: modelFingerprint(source.model),
-          data: dataFingerprint(listFiles(config.data)),
+          data: fingerprintOf(config, source.model.path),
           plan: settingsFingerprint(
             Object.fromEntries(
               task.plans.map(({ layer, bits, groupSize }) => [layer.name, `${bits} bits, groups of ${groupSize}`]),
@@ -50,12 +51,23 @@ export async function calibrate(
     const solved = new SolvedLayers(config, task.sink, checkpoint)
     const made = await calibrateLayers(task, data, { statistics, solved }, run)
     statistics?.finish()
-    checkpoint?.remove()
     return made
   } finally {
     statistics?.discard()
     checkpoint?.close()
   }
+}
+
+/** Delete the checkpoint, once its run is complete: the output is written, or the plan was given up. */
+export function dropCheckpoint({ resume }: QuantizeConfig): void {
+  if (resume !== undefined) fs.rmSync(resume, { force: true })
+}
+
+/** Files that turn text and images into numbers are part of the data. */
+function fingerprintOf({ data }: QuantizeConfig, model: string): string {
+  const beside = ['tokenizer.json', 'tokenizer_config.json', 'preprocessor_config.json']
+  const found = beside.flatMap((name) => modelFilePlaces(model, name).find((place) => fs.existsSync(place)) ?? [])
+  return dataFingerprint([...listFiles(data), ...found])
 }
 
 /** Settings that the statistics depend on, besides the data itself. */
@@ -70,7 +82,7 @@ function newStatistics(
   temporaries: Temporaries,
 ): StatisticsWriter | undefined {
   const [path, ...others] = config.stats
-  if (path === undefined) return undefined
+  if (path === undefined || config.dryRun) return undefined
   if (others.length > 0 || fs.existsSync(path)) {
     const found = others.length > 0 ? `${config.stats.length} files` : `${path}, which exists`
     throw new QtoolError('usage', `with data, statistics are written: wanted one new file, found ${found}`, {
@@ -79,7 +91,7 @@ function newStatistics(
   }
   const fingerprint = {
     model: modelFingerprint(source.model),
-    data: dataFingerprint(listFiles(config.data)),
+    data: fingerprintOf(config, source.model.path),
     settings: settingsFingerprint(dataSettings(config)),
     samples: data.fit.count,
     heldOut: data.held.count,

@@ -281,6 +281,11 @@ class Calibrator {
     const notes = [...this.#notes].map(
       ([reason, count]) => `${count} ${count === 1 ? 'layer' : 'layers'} quantized without calibration: ${reason}`,
     )
+    const unfed = plans.filter(({ layer }) => !isFeedable(layer)).length
+    if (unfed > 0)
+      notes.push(
+        `the held-out outputs are without the error of ${unfed} layers that cannot be replaced while calibrating`,
+      )
     const { batches, fitBatches } = walk
     const samplesOf = (list: typeof batches) => list.reduce((sum, { count }) => sum + count, 0)
     return {

@@ -131,7 +131,10 @@ export async function solveGroup(
   if (hasSite) await attempt({ ...now(), centred: false })
   const restarts = RESTART_FLOPS / solutionFlops(rows, cols) / (1 + grids.length)
   if (restarts >= RESTARTS.length) await attempt({ ...now(), orders: RESTARTS, grids }, 1)
-  else await attempt({ ...now(), orders: ['greedy'] })
+  else {
+    await attempt({ ...now(), orders: ['greedy'] })
+    await attempt({ ...now(), grids })
+  }
   tried.delete(best.name)
   const rejected = [...tried].map(([name, heldOutError]) => ({ name, heldOutError }))
   return { best, rounding, rejected, failed }

@@ -7,7 +7,7 @@ import type { CalibrationReport } from '../report.ts'
 import { VERSION } from '../version.ts'
 import type { BiasEdit } from './biasEdits.ts'
 import { buildOutput } from './buildOutput.ts'
-import { calibrate } from './calibrate.ts'
+import { calibrate, dropCheckpoint } from './calibrate.ts'
 import { outputSize } from './outputSize.ts'
 import { type ModelPlan, planModel, settled } from './planModel.ts'
 import { type QuantizedLayerData, quantizeLayers } from './quantizeLayers.ts'
@@ -58,6 +58,7 @@ export async function quantizeWithinBudget(
     const { layers, biases, report, warnings } = made
     if (keepsBudget(source, plan, made, config, output)) return { plan, layers, biases, calibration: report, warnings }
     rejected.push(plan)
+    dropCheckpoint(config)
     output.restart()
   }
 }

@@ -2,7 +2,7 @@
 import type { GraphProto, NodeProto } from '../../src/onnx/proto.ts'
 
 /** All names that a node's computation mentions, those inside its subgraphs included. */
-export function mentions(node: NodeProto): Set<string> {
+function mentions(node: NodeProto): Set<string> {
   const names = new Set(node.input)
   const enter = (graph: GraphProto): void => {
     for (const { name } of graph.output) names.add(name)
