@@ -90,7 +90,11 @@ describe('saved files', () => {
     expect(free.layers[0]!.scaleType).toBe('float32')
     const stats = [inDirectory('tiny.stats')]
     const limit = free.output.totalBytes - 150
-    const report = await quantizeModel(file, undefined, { ...config, data: [data], budget: `${limit}B`, stats })
+    const limited = { ...config, data: [data], budget: `${limit}B`, stats }
+    await quantizeModel(file, undefined, limited)
+    // A dry run writes nothing.
+    expect(fs.existsSync(stats[0]!)).toBe(false)
+    const report = await quantizeModel(file, inDirectory('tiny.q.onnx'), { ...limited, dryRun: false })
     expect(report.totals.meanBits).toBeLessThan(4)
     expect((await quantizeModel(file, undefined, { ...config, bits: 3, stats })).calibration!.samples).toBe(20)
   })
