@@ -41,6 +41,12 @@ const RESTART_FLOPS = 2 ** 33
 /** Operations of one solution per N·K²: recurrence, sweeps and refits, each 2. */
 const FLOPS_PER_UNIT = 14
 
+/**
+ * Solutions of large layers may take this part of the statistics' operations, and one is always made: an operation of the
+ * solver takes several times as long as one of a large product.
+ */
+const SOLVER_SHARE = 16
+
 function solutionFlops(rows: number, cols: number): number {
   return FLOPS_PER_UNIT * rows * cols * cols
 }
@@ -49,7 +55,7 @@ function solutionFlops(rows: number, cols: number): number {
 function candidateLimit(rows: number, cols: number, positions: number): number {
   const own = solutionFlops(rows, cols)
   const statistics = 4 * positions * cols * cols
-  return own <= CHEAP_FLOPS ? MOST : Math.max(1, Math.min(MOST, Math.floor(statistics / 2 / own)))
+  return own <= CHEAP_FLOPS ? MOST : Math.max(1, Math.min(MOST, Math.floor(statistics / SOLVER_SHARE / own)))
 }
 
 const MOST = 8
