@@ -281,6 +281,14 @@ class Calibrator {
     const notes = [...this.#notes].map(
       ([reason, count]) => `${count} ${count === 1 ? 'layer' : 'layers'} quantized without calibration: ${reason}`,
     )
+    const shared = groups.flatMap(({ tap, members }) =>
+      tap ? members.filter(({ layer }) => layer.uses.length > 1) : [],
+    )
+    if (shared.length > 0) {
+      notes.push(
+        `${shared.length} weights with several readers are fitted to the inputs of the first: ${shared[0]!.layer.name}`,
+      )
+    }
     const unfed = plans.filter(({ layer }) => !isFeedable(layer)).length
     if (unfed > 0)
       notes.push(
