@@ -1,5 +1,8 @@
 /** @file The options of the three operations and their defaults. The one place for both; `configRules.ts` checks them. */
+import type { Sensitivity } from './analyze/analysis.ts'
 import type { Bits } from './quant/quantizedWeight.ts'
+
+export { SENSITIVITIES } from './analyze/analysis.ts'
 
 export type Format = 'auto' | 'contrib' | 'standard'
 /**
@@ -7,6 +10,17 @@ export type Format = 'auto' | 'contrib' | 'standard'
  * make up for each other's errors on calibration data; see docs/CONFIG.md.
  */
 type Method = 'auto' | 'rtn' | 'gptq'
+/**
+ * `uniform`: one width and group size for all layers. `ilp`: an integer programme. `dp`: the exact dynamic programme.
+ * `bisection`: the longest prefix of the layers, in the order of their sensitivity, that keeps `maxKl`.
+ */
+type Solver = 'uniform' | 'ilp' | 'dp' | 'bisection'
+
+/** What becomes of layers that a pattern matches: a glob, or a regular expression between slashes. */
+interface LayerSetting {
+  readonly pattern: string
+  readonly bits: Bits | 'skip'
+}
 
 /** How stored uint8 images become the float input of a model: (value · scale − mean[c]) / std[c]. */
 export interface Normalize {
@@ -39,8 +53,52 @@ export interface DataConfig {
   readonly seqLen?: number | undefined
 }
 
-export interface QuantizeConfig extends DataConfig {
-  /** Budget expression, for example '4bit', '4bpw', '350MB', '0.3x', '-60%'. Excludes bits. */
+/** How calibration data are used: the same for quantizing and for measuring. */
+export interface CalibrationConfig extends DataConfig {
+  readonly seed: number
+  /** Share of the samples, 0 … 0.5, that no fit sees and that decides between candidates. */
+  readonly holdout: number
+  /** How the samples are chosen: drawn, or by how much a rounded model disagrees on them. */
+  readonly select: 'random' | 'el2n' | 'kl'
+  /** What is added to the diagonal of a Hessian, relative to its mean: above 0, at most 1. */
+  readonly damping: number
+  /** Directory for activations that memory cannot hold; undefined = beside the output, or the system's. */
+  readonly scratch?: string | undefined
+}
+
+/** What may differ from layer to layer, and what decides it. All but the plan go with data or an analysis. */
+interface AllocationConfig {
+  /** `ilp` under a budget or another limit with held-out data or an analysis, which all but `uniform` need. */
+  readonly solver: Solver
+  /**
+   * Cost vectors: each is solved for an allocation, and with data each allocation is run. None: with an analysis, those
+   * that it has.
+   */
+  readonly sensitivity: readonly Sensitivity[]
+  /** File of an analysis, instead of measuring. */
+  readonly analysis?: string | undefined
+  /** File of an allocation to apply, instead of a budget. */
+  readonly plan?: string | undefined
+  /** Where the allocation is written. */
+  readonly savePlan?: string | undefined
+  /** Where the curve of loss over bytes is written. */
+  readonly pareto?: string | undefined
+  /** Layers that a pattern matches share a choice. */
+  readonly tie: readonly string[]
+  /** Most that the loss on held-out samples may be: KL in nats, or relative squared error. */
+  readonly maxKl?: number | undefined
+  /** '0.7x': predicted time of a run over that of the float model, at most. */
+  readonly maxLatency?: string | undefined
+  /** File of times of products, written where there is none; or of the peaks of a machine that is not here. */
+  readonly latency?: string | undefined
+  /** Tokens, or rows of a product, that latency counts at. */
+  readonly positions: number
+  /** Real runs of allocations, at most. */
+  readonly evaluations: number
+}
+
+export interface QuantizeConfig extends CalibrationConfig, AllocationConfig {
+  /** Budget expressions with commas between, for example '4bit', '4bpw', '350MB', '0.3x', '-60%'. Excludes bits. */
   readonly budget?: string | undefined
   readonly bits?: Bits | undefined
   /** Input columns that share a scale; 'channel' for one scale per output row. */
@@ -49,8 +107,8 @@ export interface QuantizeConfig extends DataConfig {
   readonly method: Method
   /** Symmetric grids only, asymmetric only, or the better of both. */
   readonly symmetric: 'auto' | 'yes' | 'no'
-  /** Pattern → width or skip; later entries win. A pattern is a glob, or a regular expression between slashes. */
-  readonly layers: readonly { readonly pattern: string; readonly bits: Bits | 'skip' }[]
+  /** Later entries win. */
+  readonly layers: readonly LayerSetting[]
   readonly format: Format
   /** accuracy_level of MatMulNBits: 0 = float activations, 4 = int8 activations (much faster). */
   readonly accuracyLevel: 0 | 4
@@ -61,18 +119,10 @@ export interface QuantizeConfig extends DataConfig {
   readonly force: boolean
   /** Turn every warning that means "less than asked" into an error. */
   readonly strict: boolean
-  /** Share of the samples, 0 … 0.5, that no fit sees and that decides between candidates. */
-  readonly holdout: number
-  /** How the samples are chosen: drawn, or by how much a rounded model disagrees on them. */
-  readonly select: 'random' | 'el2n' | 'kl'
   /** Files of statistics; several are merged. A single one that does not exist is written, when there is data. */
   readonly stats: readonly string[]
   /** Where progress is saved: a run with the same settings goes on from there. Removed when the run is done. */
   readonly resume?: string | undefined
-  /** What is added to the diagonal of a Hessian, relative to its mean: above 0, at most 1. */
-  readonly damping: number
-  /** Directory for activations that memory cannot hold; undefined = beside the output, or the system's. */
-  readonly scratch?: string | undefined
   /** Worker threads; 0 = number of cores. */
   readonly threads: number
   readonly seed: number
@@ -97,6 +147,11 @@ export const QUANTIZE_DEFAULTS: QuantizeConfig = {
   select: 'random',
   stats: [],
   damping: 0.05,
+  solver: 'uniform',
+  sensitivity: ['kl', 'coverage'],
+  tie: [],
+  positions: 1,
+  evaluations: 60,
   threads: 0,
   seed: 0,
 }
@@ -105,12 +160,57 @@ export const QUANTIZE_DEFAULTS: QuantizeConfig = {
 export const DEFAULT_BITS: Bits = 4
 export const DEFAULT_GROUP_SIZE = 32
 
-export interface AnalyzeConfig {
+/**
+ * Without data an analysis is a table of sizes and rounding errors, and only `groupSize` and `threads` count. With data the
+ * model is measured on them. With `merge` the parts of a measurement are joined, and only `output` and `force` count.
+ */
+export interface AnalyzeConfig extends CalibrationConfig {
+  /** Measure this width alone. */
+  readonly bits?: Bits | undefined
   readonly groupSize: number | 'channel'
+  /** Symmetric grids only, asymmetric only, or the better of both. */
+  readonly symmetric: 'auto' | 'yes' | 'no'
+  /** Later entries win. A layer with a width has one candidate, one to skip has none. */
+  readonly layers: readonly LayerSetting[]
+  /** Every width at the group size, or also other group sizes and grids without zero points: for budgets that count scales. */
+  readonly candidates: 'widths' | 'all'
+  /** What to measure. */
+  readonly sensitivity: readonly Sensitivity[]
+  /** Drawn configurations that predictions are judged by; 0 with a shard. */
+  readonly configurations: number
+  /** Most probes of a trace. */
+  readonly probes: number
+  /** Where the analysis is written. */
+  readonly output?: string | undefined
+  /** 'i/n': measure the i-th of n parts of the layers, 1 ≤ i ≤ n. */
+  readonly shard?: string | undefined
+  /** Files of all parts, to be joined. */
+  readonly merge: readonly string[]
+  readonly force: boolean
   readonly threads: number
+  readonly seed: number
 }
 
-export const ANALYZE_DEFAULTS: AnalyzeConfig = { groupSize: DEFAULT_GROUP_SIZE, threads: 0 }
+export const ANALYZE_DEFAULTS: AnalyzeConfig = {
+  groupSize: DEFAULT_GROUP_SIZE,
+  symmetric: 'auto',
+  layers: [],
+  candidates: 'widths',
+  sensitivity: ['kl'],
+  configurations: 24,
+  probes: 16,
+  data: [],
+  samples: 256,
+  rename: {},
+  set: {},
+  holdout: 0.2,
+  select: 'random',
+  damping: 0.05,
+  merge: [],
+  force: false,
+  threads: 0,
+  seed: 0,
+}
 
 /** Limits that turn into exit code 1; see docs/CI.md. */
 export interface Thresholds {

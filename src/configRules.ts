@@ -12,16 +12,24 @@ import {
   QUANTIZE_DEFAULTS,
   type QuantizeConfig,
 } from './config.ts'
+import { firstGiven, usualValues, withDefaults } from './configGiven.ts'
+import { checkMerge, settleAllocation, settleMeasurement } from './configMixed.ts'
 import { checkValues } from './configValues.ts'
 import { QtoolError } from './errors.ts'
 
+export { ABOUT_ALLOCATION, LIMITS } from './configMixed.ts'
 export { checkValues, type KeyNaming, type Operation } from './configValues.ts'
 
 const ABOUT_DATA = ['samples', 'rename', 'normalize', 'imageSize', 'layout', 'seqLen'] as const
+const ABOUT_CALIBRATION = [...ABOUT_DATA, 'set', 'holdout', 'select', 'scratch'] as const
 /** Keys that mean nothing without data. An evaluation also fills inputs of random samples, so `set` is free there. */
 export const NEEDS_DATA = {
-  quantize: [...ABOUT_DATA, 'set', 'holdout', 'select', 'resume', 'scratch'],
+  quantize: [...ABOUT_CALIBRATION, 'resume'],
   eval: [...ABOUT_DATA, 'labels'],
+  analyze: [
+    ...ABOUT_CALIBRATION,
+    ...['damping', 'bits', 'symmetric', 'layers', 'candidates', 'sensitivity', 'configurations', 'probes', 'shard'],
+  ],
 } as const
 /** Keys of an evaluation that mean nothing without random samples. */
 export const NEEDS_RANDOM = ['shapes'] as const
@@ -29,27 +37,11 @@ export const NEEDS_RANDOM = ['shapes'] as const
 const DATA_HINT =
   "--data PATH (.npy, .npz, .jsonl, text, images, a directory of them, or a pattern such as 'photos/*.jpg')"
 
-/** Later values win; undefined ones do not. */
-function withDefaults<T extends object>(defaults: T, values: Partial<T>): T {
-  return { ...defaults, ...Object.fromEntries(Object.entries(values).filter(([, value]) => value !== undefined)) }
-}
-
-/** The first of the keys that says something: not undefined, not an empty object, not the default. */
-function firstGiven(keys: readonly string[], values: object, defaults: object): string | undefined {
-  const given = new Map<string, unknown>(Object.entries(values))
-  const usual = new Map<string, unknown>(Object.entries(defaults))
-  return keys.find((key) => {
-    const value = given.get(key)
-    if (value === undefined || value === usual.get(key)) return false
-    return typeof value !== 'object' || value === null || Object.keys(value).length > 0
-  })
-}
-
 /**
  * A complete configuration: checked values over {@link QUANTIZE_DEFAULTS}. The method is `gptq` with data or statistics
- * and `auto` without, unless it is given.
+ * and `auto` without, the solver `ilp` where there is a limit and something to measure on, unless they are given.
  * @throws QtoolError `usage` on unknown keys, values out of range, both a budget and a width, a method that data would be
- *   ignored by or that lacks it, or keys about data without data.
+ *   ignored by or that lacks it, keys about data without data, or an allocation without a limit or a measurement.
  */
 export function resolveQuantizeConfig(values: Partial<QuantizeConfig>): QuantizeConfig {
   checkValues('quantize', values)
@@ -62,11 +54,11 @@ export function resolveQuantizeConfig(values: Partial<QuantizeConfig>): Quantize
   const calibrated = config.data.length > 0 || config.stats.length > 0
   const method = values.method ?? (calibrated ? 'gptq' : 'auto')
   checkCalibration({ ...config, method }, values)
-  return withNormalize({ ...config, method })
+  return withNormalize({ ...config, method, ...settleAllocation(config, values) })
 }
 
 function checkCalibration(config: QuantizeConfig, values: Partial<QuantizeConfig>): void {
-  const { data, stats, method, resume } = config
+  const { data, stats, method } = config
   const source = data.length > 0 ? 'data' : stats.length > 0 ? 'stats' : undefined
   if (method === 'gptq' && source === undefined) {
     throw new QtoolError('usage', 'method gptq needs calibration data', {
@@ -78,27 +70,34 @@ function checkCalibration(config: QuantizeConfig, values: Partial<QuantizeConfig
       hint: `leave out the method, or give gptq; or leave out ${source}`,
     })
   }
-  // A complete configuration has been here before: its defaults were filled in, not given.
-  const given = new Map(Object.entries(values).filter(([, value]) => value !== undefined))
-  const isComplete = Object.keys(QUANTIZE_DEFAULTS).every((key) => given.has(key))
-  const defaults = isComplete ? QUANTIZE_DEFAULTS : {}
-  const withoutData = data.length === 0 ? firstGiven(NEEDS_DATA.quantize, values, defaults) : undefined
+  const usual = usualValues(QUANTIZE_DEFAULTS, values)
+  const withoutData = data.length === 0 ? firstGiven(NEEDS_DATA.quantize, values, usual) : undefined
   if (withoutData !== undefined) {
     throw new QtoolError('usage', `${withoutData} is given without data`, { hint: `${withoutData} goes with --data` })
   }
-  if (source === undefined && firstGiven(['damping'], values, defaults) !== undefined) {
+  if (source === undefined && firstGiven(['damping'], values, usual) !== undefined) {
     throw new QtoolError('usage', 'damping is given without data', { hint: 'damping goes with --data or --stats' })
   }
+  checkFiles(config)
+}
+
+/** Files that are written, or that are of a kind, must not be the same. */
+function checkFiles(config: QuantizeConfig): void {
+  const { data, stats } = config
+  const single = (['resume', 'analysis', 'plan', 'latency', 'savePlan', 'pareto'] as const).flatMap((key) => {
+    const path = config[key]
+    return path === undefined || (key === 'savePlan' && path === config.plan) ? [] : [{ path, key }]
+  })
   const files = [
     ...data.map((path) => ({ path, key: 'data' })),
     ...stats.map((path) => ({ path, key: 'stats' })),
-    ...(resume === undefined ? [] : [{ path: resume, key: 'resume' }]),
+    ...single,
   ]
   for (const [i, { path, key }] of files.entries()) {
     const first = files.findIndex((file) => file.path === path)
     if (first === i || key === 'data') continue
     throw new QtoolError('usage', `${path} is given twice, as ${files[first]!.key} and as ${key}`, {
-      hint: 'statistics and saved progress are files of their own',
+      hint: 'statistics, saved progress, analyses, plans and curves are files of their own',
     })
   }
 }
@@ -119,11 +118,21 @@ function withNormalize<T extends DataConfig>(config: T): T {
 
 /**
  * A complete configuration: checked values over {@link ANALYZE_DEFAULTS}.
- * @throws QtoolError `usage` on unknown keys or values out of range.
+ * @throws QtoolError `usage` on unknown keys, values out of range, keys about a measurement without data, a shard of what
+ *   takes all layers at once, or parts to join beside anything else.
  */
 export function resolveAnalyzeConfig(values: Partial<AnalyzeConfig>): AnalyzeConfig {
   checkValues('analyze', values)
-  return withDefaults(ANALYZE_DEFAULTS, values)
+  const config = withDefaults(ANALYZE_DEFAULTS, values)
+  const usual = usualValues(ANALYZE_DEFAULTS, values)
+  if (config.merge.length > 0) {
+    checkMerge(config, firstGiven(['data', 'groupSize', 'seed', ...NEEDS_DATA.analyze], values, usual))
+    return config
+  }
+  if (config.data.length > 0) return withNormalize(settleMeasurement(config, values, usual))
+  const key = firstGiven([...NEEDS_DATA.analyze, 'output'], values, usual)
+  if (key === undefined) return config
+  throw new QtoolError('usage', `${key} is given without data`, { hint: `${key} goes with --data` })
 }
 
 /**

@@ -2,6 +2,8 @@
  * @file What each key of a configuration may hold. Contradictions between keys are the matter of `configRules.ts`, which
  * sees all sources together.
  */
+import { SENSITIVITIES } from './analyze/analysis.ts'
+import { parseLatency } from './bitalloc/budget.ts'
 import { GROUP_SIZES } from './bitalloc/candidates.ts'
 import { compilePattern } from './bitalloc/overrides.ts'
 import type { AnalyzeConfig, DataConfig, EvalConfig, Normalize, QuantizeConfig, Thresholds } from './config.ts'
@@ -64,6 +66,31 @@ const LAYERS: Rule = (value) => {
   return undefined
 }
 
+const SENSITIVITY: Rule = wanted(
+  `a list of ${SENSITIVITIES.join(', ')}, each once`,
+  (value) =>
+    Array.isArray(value) &&
+    value.every((name) => (SENSITIVITIES as readonly unknown[]).includes(name)) &&
+    new Set(value).size === value.length,
+)
+
+const PATTERNS: Rule = (value) => {
+  const wrong = texts(value)
+  if (wrong === undefined) for (const pattern of value as string[]) compilePattern(pattern)
+  return wrong
+}
+
+const LATENCY: Rule = (value) => {
+  const wrong = text(value)
+  if (wrong === undefined) parseLatency(value as string)
+  return wrong
+}
+
+const isShard = (value: unknown): boolean => {
+  const [, index, count] = (isText(value) && /^(\d{1,6})\/(\d{1,6})$/.exec(value)) || []
+  return Number(index) >= 1 && Number(index) <= Number(count)
+}
+
 const isSizeList = (value: unknown): boolean =>
   Array.isArray(value) && value.every((size) => Number.isInteger(size) && size >= 1)
 
@@ -76,6 +103,14 @@ const DATA_RULES: Rules<DataConfig> = {
   imageSize: wanted('height and width in pixels', (value) => isSizeList(value) && (value as number[]).length === 2),
   layout: oneOf('nchw', 'nhwc'),
   seqLen: integer(1, MAX_INTEGER),
+}
+
+const CALIBRATION_RULES = {
+  ...DATA_RULES,
+  holdout: between(0, 0.5, shareHint('0.2', '20%')),
+  select: oneOf('random', 'el2n', 'kl'),
+  damping: wanted('a number above 0, at most 1', (value) => isNumber(value) && value > 0 && value <= 1),
+  scratch: text,
 }
 
 const QUANTIZE_RULES: Rules<QuantizeConfig> = {
@@ -92,18 +127,42 @@ const QUANTIZE_RULES: Rules<QuantizeConfig> = {
   dryRun: flag,
   force: flag,
   strict: flag,
-  ...DATA_RULES,
-  holdout: between(0, 0.5, shareHint('0.2', '20%')),
-  select: oneOf('random', 'el2n', 'kl'),
+  ...CALIBRATION_RULES,
   stats: texts,
   resume: text,
-  damping: wanted('a number above 0, at most 1', (value) => isNumber(value) && value > 0 && value <= 1),
-  scratch: text,
+  solver: oneOf('uniform', 'ilp', 'dp', 'bisection'),
+  sensitivity: SENSITIVITY,
+  analysis: text,
+  plan: text,
+  savePlan: text,
+  pareto: text,
+  tie: PATTERNS,
+  maxKl: above(0),
+  maxLatency: LATENCY,
+  latency: text,
+  positions: integer(1, 1e9),
+  evaluations: integer(0, 1e6),
   threads,
   seed,
 }
 
-const ANALYZE_RULES: Rules<AnalyzeConfig> = { groupSize, threads }
+const ANALYZE_RULES: Rules<AnalyzeConfig> = {
+  ...CALIBRATION_RULES,
+  bits: oneOf(...BITS),
+  groupSize,
+  symmetric: oneOf('auto', 'yes', 'no'),
+  layers: LAYERS,
+  candidates: oneOf('widths', 'all'),
+  sensitivity: SENSITIVITY,
+  configurations: integer(0, 1e6),
+  probes: integer(1, 1e6),
+  output: text,
+  shard: wanted('a part such as 2/8, from 1/8 to 8/8', isShard),
+  merge: texts,
+  force: flag,
+  threads,
+  seed,
+}
 
 const THRESHOLD_RULES: Rules<Thresholds> = {
   maxKl: atLeast(0),

@@ -6,9 +6,11 @@ import os from 'node:os'
 import { dirname, join } from 'node:path'
 import { analyzeLayers, summarize } from './analyze/analyzeLayers.ts'
 import { type InferredShape, inferShapes } from './analyze/inferShapes.ts'
+import { measureModel, mergedReport } from './analyze/measureModel.ts'
+import { openPlans } from './analyze/quantizePlans.ts'
 import { openCalibration } from './calibration/openCalibration.ts'
 import { scoreSamples } from './calibration/scoreSamples.ts'
-import type { AnalyzeConfig, EvalConfig, QuantizeConfig } from './config.ts'
+import type { AnalyzeConfig, CalibrationConfig, EvalConfig, QuantizeConfig } from './config.ts'
 import { resolveAnalyzeConfig, resolveEvalConfig, resolveQuantizeConfig } from './configRules.ts'
 import type { Dataset } from './data/dataset.ts'
 import { QtoolError } from './errors.ts'
@@ -32,16 +34,19 @@ import { VERSION } from './version.ts'
 
 /**
  * Measure every weighted layer of a model: size and round-to-nearest error at each width, and what cannot be quantized.
- * @param path of the .onnx file. It is not changed.
+ * @param path of the .onnx file, which is not changed; undefined only with `merge`.
  * @throws QtoolError `model` when it cannot be read, `usage` for a bad configuration, `interrupted`.
  */
 export async function analyzeModel(
-  path: string,
+  path: string | undefined,
   config: Partial<AnalyzeConfig> = {},
   run: RunOptions = {},
 ): Promise<AnalyzeReport> {
   const resolved = resolveAnalyzeConfig(config)
+  if (resolved.merge.length > 0) return mergedReport(resolved)
+  if (path === undefined) throw new QtoolError('usage', 'there is no model')
   const { model, found } = read(path, run)
+  const temporaries = new Temporaries()
   const reader = new SourceReader(model)
   const pool = createPool(threadsOf(resolved))
   try {
@@ -53,6 +58,19 @@ export async function analyzeModel(
       warnings.push(`multiply-accumulates are counted from declared shapes only: ${error.message}`)
       return new Map<string, InferredShape>()
     })
+    const folder = resolved.scratch ?? os.tmpdir()
+    const scratch = (name: string) => () => temporaries.reserve(join(folder, name))
+    const measured =
+      resolved.data.length > 0
+        ? await measureModel(
+            { model, reader, pool },
+            found,
+            resolved,
+            scratch,
+            scoring(path, resolved, temporaries.reserve(join(folder, 'student')), run),
+            run,
+          )
+        : undefined
     const aloneBytes = alone.reduce((sum, entry) => sum + entry.bytes, 0)
     return {
       schemaVersion: SCHEMA_VERSION,
@@ -62,10 +80,12 @@ export async function analyzeModel(
       groupSize: resolved.groupSize,
       ...summarize(found, analyses, shapes, aloneBytes, sizes.totalBytes),
       leftAlone: alone,
-      warnings,
+      analysis: measured?.report,
+      warnings: [...warnings, ...(measured?.warnings ?? [])],
     }
   } finally {
     reader.close()
+    temporaries.removeAll()
     await pool.close()
   }
 }
@@ -92,21 +112,18 @@ export async function quantizeModel(
   const pool = createPool(threadsOf(resolved))
   // Beside the output, where there is room for the model at least.
   const folder = resolved.scratch ?? (outPath ? dirname(outPath) : os.tmpdir())
-  const scratch = () => temporaries.reserve(join(folder, 'activations'))
-  const score = async (pool: Dataset, batchSize: number) => {
-    const student = temporaries.reserve(join(folder, 'student'))
-    mkdirSync(student)
-    const rounded = join(student, 'student.onnx')
-    const { budget, bits, groupSize, layers, threads } = resolved
-    await quantizeModel(path, rounded, { budget, bits, groupSize, layers, threads, method: 'rtn', verify: false }, run)
-    return scoreSamples(pool, batchSize, path, rounded, resolved.select === 'kl' ? 'kl' : 'el2n', run)
-  }
+  const scratchOf = (name: string) => () => temporaries.reserve(join(folder, name))
+  const source = { model, reader, pool }
+  const score = scoring(path, resolved, temporaries.reserve(join(folder, 'student')), run)
   try {
-    const data = resolved.data.length > 0 ? await openCalibration(resolved, model, scratch, score) : undefined
-    const made = await quantizeWithinBudget({ model, reader, pool }, found, resolved, output, data, run)
+    const data =
+      resolved.data.length > 0 ? await openCalibration(resolved, model, scratchOf('activations'), score) : undefined
+    const plans = await openPlans(source, found, resolved, data, scratchOf('candidates'), run)
+    const made = await quantizeWithinBudget(source, found, resolved, output, data, plans.next, run).finally(plans.close)
     // Its threads are not needed any more, and their memory is, for the check.
     await pool.close()
-    const outcome = { model, found, ...made, notices: made.warnings, sha256: reader.sha256() }
+    const notices = [...plans.warnings, ...made.warnings]
+    const outcome = { model, found, ...made, notices, sha256: reader.sha256(), allocation: plans.report() }
     const written = await writeOutput(outcome, output, resolved, run)
     if (!resolved.dryRun) dropCheckpoint(resolved)
     return quantizeReport({ ...outcome, ...written, seconds: (performance.now() - started) / 1000 }, resolved, VERSION)
@@ -133,6 +150,17 @@ export async function evaluateModels(
   const open = openEvaluationData(resolved, referencePath)
   const result = await evaluate(referencePath, candidatePath, open, resolved, run)
   return { schemaVersion: SCHEMA_VERSION, kind: 'eval', qtoolVersion: VERSION, ...result }
+}
+
+/** Scores samples by what plain rounding at the same widths does to them. */
+function scoring(path: string, config: CalibrationConfig & Partial<QuantizeConfig>, folder: string, run: RunOptions) {
+  return async (pool: Dataset, batchSize: number): Promise<Float64Array> => {
+    mkdirSync(folder)
+    const rounded = join(folder, 'student.onnx')
+    const { bits, groupSize, layers = [], threads = 0, select } = config
+    await quantizeModel(path, rounded, { bits, groupSize, layers, threads, method: 'rtn', verify: false }, run)
+    return scoreSamples(pool, batchSize, path, rounded, select === 'kl' ? 'kl' : 'el2n', run)
+  }
 }
 
 /** 0 stands for the number of cores. */

@@ -3,7 +3,17 @@ import { QtoolError } from './errors.ts'
 
 /** One step of progress. `done` of `total` counts `unit`s of the named stage; `total` is at least 1. */
 export interface ProgressEvent {
-  readonly stage: 'read' | 'plan' | 'calibrate' | 'quantize' | 'write' | 'verify' | 'evaluate' | 'analyze'
+  readonly stage:
+    | 'read'
+    | 'plan'
+    | 'calibrate'
+    | 'quantize'
+    | 'write'
+    | 'verify'
+    | 'evaluate'
+    | 'analyze'
+    | 'measure'
+    | 'allocate'
   readonly done: number
   readonly total: number
   /** What is being worked on now, for example a layer's name. */

@@ -1,5 +1,8 @@
 /** @file The result objects of the three operations. They become the `--json` documents, so changes bump `schemaVersion`. */
 import type { Bits, GridScheme, ScaleType } from './quant/quantizedWeight.ts'
+import type { AllocationReport, AnalysisReport } from './reportMixed.ts'
+
+export type * from './reportMixed.ts'
 
 /** Raised whenever a field changes its meaning or goes away; new fields do not raise it. */
 export const SCHEMA_VERSION = 1
@@ -51,7 +54,10 @@ export interface AnalyzeReport {
   readonly schemaVersion: number
   readonly kind: 'analyze'
   readonly qtoolVersion: string
-  readonly model: FileSizes & { readonly irVersion: number; readonly opsets: Readonly<Record<string, number>> }
+  /** Undefined when parts of a measurement were joined, which takes no model; then there are no layers below, either. */
+  readonly model:
+    | (FileSizes & { readonly irVersion: number; readonly opsets: Readonly<Record<string, number>> })
+    | undefined
   readonly groupSize: number | 'channel'
   readonly layers: readonly (LayerInfo & { readonly shareOfBytes: number; readonly widths: readonly WidthFigures[] })[]
   readonly leftAlone: readonly LeftAlone[]
@@ -63,6 +69,8 @@ export interface AnalyzeReport {
     /** Sums over all layers; relativeError is Σ‖W − Ŵ‖² / Σ‖W‖². */
     readonly widths: readonly WidthFigures[]
   }
+  /** Undefined when nothing was measured on data. */
+  readonly analysis: AnalysisReport | undefined
   readonly warnings: readonly string[]
 }
 
@@ -159,6 +167,8 @@ export interface QuantizeReport {
     /** Output bytes over source bytes. */
     readonly ratio: number
   }
+  /** Undefined when all layers are alike, but for those set by hand, or as a plan says. */
+  readonly allocation: AllocationReport | undefined
   /** Undefined when the model was quantized from its weights alone. */
   readonly calibration: CalibrationReport | undefined
   readonly verified: readonly VerifiedLayer[] | undefined

@@ -25,7 +25,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   calibration: ['data', 'eval', 'hessian', 'onnx', 'quant', 'runtime'],
   verify: ['data', 'onnx', 'quant', 'runtime'],
   quantize: ['bitalloc', 'calibration', 'config', 'data', 'eval', 'gptq', 'hessian', 'onnx', 'quant', 'report', 'runtime', 'threads', 'verify'],
-  analyze: ['onnx', 'quant', 'quantize', 'runtime'],
+  analyze: ['bitalloc', 'calibration', 'config', 'data', 'eval', 'hessian', 'onnx', 'quant', 'quantize', 'report', 'runtime'],
   commands: ['bitalloc', 'config', 'configRules', 'pipeline', 'report'],
 }
 
@@ -35,6 +35,7 @@ const PACKAGE_OWNERS: Readonly<Record<string, readonly string[]>> = {
   '@bufbuild/protobuf': ['onnx/'],
   'onnxruntime-node': ['runtime/'],
   mathjs: ['bitalloc/budget.ts'],
+  highs: ['bitalloc/integerProgram.ts'],
   picomatch: ['bitalloc/overrides.ts', 'data/paths.ts'],
   commander: ['commands/'],
   ora: ['commands/'],

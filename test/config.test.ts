@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { ANALYZE_DEFAULTS, EVAL_DEFAULTS, QUANTIZE_DEFAULTS } from '../src/config.ts'
+import { ANALYZE_DEFAULTS, EVAL_DEFAULTS, QUANTIZE_DEFAULTS, SENSITIVITIES } from '../src/config.ts'
 import { checkValues, resolveAnalyzeConfig, resolveEvalConfig, resolveQuantizeConfig } from '../src/configRules.ts'
 import { QtoolError } from '../src/errors.ts'
 
@@ -102,6 +102,43 @@ describe('resolving a configuration', () => {
     [{ data: ['x'], set: { a: 'b' } }, /set: wanted an object/],
     [{ data: ['x'], normalize: { std: [0] } }, /normalize.std/],
     [{ data: ['x'], normalize: { mean: [1, 2], std: [1, 2, 3] } }, /as many standard deviations as means/],
+    [{ budget: '4bit', solver: 'ilp' }, /solver ilp is given without data or an analysis/],
+    [{ data: ['x'], budget: '4bit', solver: 'dp', holdout: 0 }, /solver dp is given, but nothing is held out/],
+    [{ data: ['x'], solver: 'ilp' }, /solver ilp is given without a budget/],
+    [{ data: ['x'], budget: '4bit', solver: 'bisection' }, /solver bisection is given without maxKl/],
+    [{ data: ['x'], bits: 4, maxKl: 1 }, /both maxKl \(1\) and a width \(4 bits\)/],
+    [{ data: ['x'], bits: 4, maxLatency: '1x' }, /both maxLatency \(1x\) and a width/],
+    [{ data: ['x'], maxKl: 0 }, /maxKl: wanted a number above 0/],
+    [{ data: ['x'], maxLatency: '0.7' }, /latency '0.7': wanted a ratio/],
+    [{ data: ['x'], maxLatency: 0.7 }, /maxLatency: wanted a text/],
+    [{ maxKl: 1 }, /maxKl is given without data or an analysis/],
+    [{ analysis: 'a', maxKl: 1 }, /maxKl is given without data$/],
+    [{ analysis: 'a', data: ['x'], holdout: 0, maxKl: 1 }, /maxKl is given without held-out samples/],
+    [{ analysis: 'a', budget: '4bit', evaluations: 60 }, /evaluations is given without data/],
+    [{ analysis: 'a' }, /analysis is given without a budget/],
+    [{ data: ['x'], tie: ['*'] }, /tie is given without a budget/],
+    [{ budget: '4bit', tie: ['*'] }, /tie is given without data or an analysis/],
+    [{ data: ['x'], budget: '4bit', holdout: 0, pareto: 'c' }, /pareto is given, but nothing is held out/],
+    [
+      { data: ['x'], budget: '4bit', solver: 'uniform', sensitivity: ['kl'] },
+      /sensitivity is given, but solver uniform/,
+    ],
+    [{ budget: '4bit,350MB' }, /a combination of budgets is given without data or an analysis/],
+    [{ data: ['x'], budget: '4bit,1MB', solver: 'uniform' }, /a combination of budgets is given, but solver uniform/],
+    [{ data: ['x'], budget: '4bit', positions: 1 }, /positions is given without maxLatency/],
+    [{ data: ['x'], budget: '4bit', latency: 'l' }, /latency is given without maxLatency/],
+    [{ data: ['x'], budget: '4bit', sensitivity: [] }, /sensitivity: wanted at least one/],
+    [{ data: ['x'], budget: '4bit', sensitivity: ['kl', 'kl'] }, /sensitivity: wanted a list of kl/],
+    [{ data: ['x'], budget: '4bit', sensitivity: 'kl' }, /sensitivity: wanted a list of kl/],
+    [{ data: ['x'], budget: '4bit', tie: ['/(/'] }, /not a regular expression/],
+    [{ data: ['x'], budget: '4bit', tie: [''] }, /tie: wanted a list of texts/],
+    [{ plan: 'p', budget: '4bit' }, /budget is given beside a plan/],
+    [{ plan: 'p', data: ['x'], maxKl: 1 }, /maxKl is given beside a plan/],
+    [{ plan: 'p', analysis: 'a' }, /analysis is given beside a plan/],
+    [{ plan: 'p', data: ['x'], solver: 'ilp' }, /solver is given beside a plan/],
+    [{ plan: 'p', data: ['x'], evaluations: 60 }, /evaluations is given beside a plan/],
+    [{ plan: 'p', analysis: 'p', budget: '4bit' }, /p is given twice, as analysis and as plan/],
+    [{ data: ['x'], budget: '4bit', pareto: 'p', savePlan: 'p' }, /p is given twice, as savePlan and as pareto/],
     [{ damping: 0.01 }, /damping is given without data/],
     [{ data: ['x'], stats: ['x'] }, /x is given twice, as data and as stats/],
     [{ data: ['x'], stats: ['s', 's'] }, /s is given twice, as stats and as stats/],
@@ -137,6 +174,83 @@ describe('resolving a configuration', () => {
   })
 
   it.each([
+    [{ budget: '4bit' }, 'uniform'],
+    [{ bits: 4, data: ['x'] }, 'uniform'],
+    [{ budget: '4bit', stats: ['s'] }, 'uniform'],
+    [{ budget: '4bit', data: ['x'] }, 'ilp'],
+    [{ budget: '4bit', data: ['x'], holdout: 0 }, 'uniform'],
+    [{ budget: '4bit', data: ['x'], holdout: 0, analysis: 'a' }, 'ilp'],
+    [{ budget: '4bit', data: ['x'], solver: 'uniform' }, 'uniform'],
+    [{ budget: '4bit,350MB', data: ['x'] }, 'ilp'],
+    [{ budget: '4bit', analysis: 'a', evaluations: 0 }, 'ilp'],
+    [{ budget: '4bit', analysis: 'a', method: 'rtn' }, 'ilp'],
+    [{ maxKl: 0.1, data: ['x'] }, 'ilp'],
+    [{ maxLatency: '0.7x', positions: 16, data: ['x'] }, 'ilp'],
+    [{ maxKl: 0.1, data: ['x'], solver: 'bisection' }, 'bisection'],
+    [{ plan: 'p', savePlan: 'p', data: ['x'], bits: 4 }, 'uniform'],
+    [{ savePlan: 'p' }, 'uniform'],
+  ])('allocates for %j by %s, also for a copy of what it made of it', (values, solver) => {
+    const config = resolveQuantizeConfig(values as never)
+    expect(config.solver).toBe(solver)
+    expect(resolveQuantizeConfig(structuredClone(config))).toEqual(config)
+  })
+
+  it('takes the sensitivities of an analysis, unless they are given', () => {
+    const values = { analysis: 'a', budget: '4bit' } as const
+    expect(resolveQuantizeConfig(values).sensitivity).toEqual([])
+    const given = resolveQuantizeConfig({ ...values, sensitivity: QUANTIZE_DEFAULTS.sensitivity })
+    expect(given.sensitivity).toEqual(QUANTIZE_DEFAULTS.sensitivity)
+    expect(resolveQuantizeConfig(structuredClone(given))).toEqual(given)
+  })
+
+  it.each([
+    [{ groupSize: 64, threads: 2 }],
+    [{ data: ['x'] }],
+    [{ data: ['x'], configurations: 0, sensitivity: [...SENSITIVITIES], normalize: { mean: [1, 2] } }],
+    [{ data: ['x'], shard: '8/8', output: 'a', sensitivity: ['kl', 'hessian', 'pairwise', 'mse', 'proxy'] }],
+    [{ merge: ['a', 'b'], output: 'c', force: true, threads: 2 }],
+  ])('resolves %j for analyze, and a copy of what it made of it to the same', (values) => {
+    const config = resolveAnalyzeConfig(values as never)
+    expect(resolveAnalyzeConfig(structuredClone(config))).toEqual(config)
+    expect(config).toMatchObject('shard' in values ? { configurations: 0 } : {})
+  })
+
+  it.each([
+    [{ data: ['x'], holdout: 0 }, /nothing is held out/],
+    [{ data: ['x'], sensitivity: [] }, /sensitivity: wanted at least one/],
+    [{ data: ['x'], sensitivity: ['fisher'] }, /sensitivity: wanted a list of kl, hessian/],
+    [{ data: ['x'], shard: '1/2' }, /a shard is measured without an output/],
+    [{ data: ['x'], shard: '1/2', output: 'a', configurations: 24 }, /configurations is given with a shard/],
+    [
+      { data: ['x'], shard: '1/2', output: 'a', sensitivity: ['kl', 'coverage'] },
+      /sensitivity coverage is given with a shard/,
+    ],
+    [{ data: ['x'], shard: '1/2', output: 'a', sensitivity: ['shapley'] }, /sensitivity shapley is given with a shard/],
+    [{ data: ['x'], shard: '1/2', output: 'a', sensitivity: ['clado'] }, /sensitivity clado is given with a shard/],
+    [{ data: ['x'], shard: '3/2', output: 'a' }, /shard: wanted a part such as 2\/8/],
+    [{ data: ['x'], shard: '0/2', output: 'a' }, /shard: wanted a part/],
+    [{ data: ['x'], shard: '1', output: 'a' }, /shard: wanted a part/],
+    [{ data: ['x'], shard: 1, output: 'a' }, /shard: wanted a part/],
+    [{ data: ['x'], candidates: 'some' }, /candidates: wanted one of widths, all/],
+    [{ data: ['x'], probes: 0 }, /probes: wanted an integer from 1/],
+    [{ data: ['x'], configurations: -1 }, /configurations: wanted an integer from 0/],
+    [{ merge: ['a'] }, /merge is given without an output/],
+    [{ merge: ['a', 'b'], output: 'b' }, /b is given twice/],
+    [{ merge: ['a', 'a'], output: 'b' }, /a is given twice/],
+    [{ merge: ['a'], output: 'b', data: ['x'] }, /data is given beside merge/],
+    [{ merge: ['a'], output: 'b', groupSize: 32 }, /groupSize is given beside merge/],
+    [{ merge: ['a'], output: 'b', shard: '1/2' }, /shard is given beside merge/],
+    [{ output: 'b' }, /output is given without data/],
+    [{ shard: '1/2' }, /shard is given without data/],
+    [{ samples: 256 }, /samples is given without data/],
+    [{ layers: [{ pattern: 'a', bits: 4 }] }, /layers is given without data/],
+    [{ sensitivity: ['kl'] }, /sensitivity is given without data/],
+    [{ damping: 0.05 }, /damping is given without data/],
+  ])('analyze refuses %j', (values, message) => {
+    expect(() => resolveAnalyzeConfig(values as never)).toThrow(usage(message))
+  })
+
+  it.each([
     [{}, /nothing to run/],
     [{ random: 1, data: ['x'] }, /both data and random/],
     [{ random: 1, labels: 'x' }, /labels is given/],
@@ -164,7 +278,9 @@ describe('resolving a configuration', () => {
     const keys = fc.constantFrom(
       ...Object.keys(EVAL_DEFAULTS),
       ...Object.keys(QUANTIZE_DEFAULTS),
+      ...Object.keys(ANALYZE_DEFAULTS),
       ...['normalize', 'labels', 'imageSize', 'layout', 'seqLen', 'resume', 'scratch', 'x'],
+      ...['budget', 'bits', 'analysis', 'plan', 'savePlan', 'pareto', 'maxKl', 'maxLatency', 'shard', 'output'],
     )
     fc.assert(
       fc.property(fc.dictionary(keys, fc.jsonValue()), (values) => {

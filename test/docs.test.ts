@@ -4,10 +4,10 @@ import fs from 'node:fs'
 import os from 'node:os'
 import path from 'node:path'
 import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
-import { parseBudget } from '../src/bitalloc/budget.ts'
+import { parseBudgets } from '../src/bitalloc/budget.ts'
 import { main } from '../src/commands/cli.ts'
 import { gatherConfig } from '../src/commands/configFile.ts'
-import { EVAL_DEFAULTS, QUANTIZE_DEFAULTS } from '../src/config.ts'
+import { ANALYZE_DEFAULTS, EVAL_DEFAULTS, QUANTIZE_DEFAULTS } from '../src/config.ts'
 import { writeNpy } from './oracles/npy.ts'
 
 const ROOT = path.resolve(import.meta.dirname, '..')
@@ -116,7 +116,7 @@ describe('command lines', () => {
     expect({ code, complaints: complaints.join('') }).toEqual({ code: 0, complaints: '' })
     // The pipeline reads the budget.
     const { budget } = JSON.parse(answer.join('')).task.config
-    if (budget !== undefined) parseBudget(budget)
+    if (budget !== undefined) parseBudgets(budget)
   })
 
   it('mention only flags that some command has', async () => {
@@ -152,8 +152,12 @@ describe('configuration files', () => {
     const rows = [...read('docs/CONFIG.md').matchAll(/^\| (.*?) \|/gm)].flatMap(([, cell]) =>
       [...cell!.matchAll(/`(\w+)`/g)].map((match) => match[1]),
     )
-    const keys = [...Object.keys(QUANTIZE_DEFAULTS), ...Object.keys(EVAL_DEFAULTS), 'budget', 'bits', 'groupSize']
-    expect([...keys, 'labels', 'normalize'].filter((key) => !rows.includes(key))).toEqual([])
+    const keys = [
+      ...[QUANTIZE_DEFAULTS, EVAL_DEFAULTS, ANALYZE_DEFAULTS].flatMap((defaults) => Object.keys(defaults)),
+      ...['budget', 'bits', 'groupSize', 'labels', 'normalize', 'analysis', 'maxKl', 'maxLatency', 'latency'],
+      ...['pareto', 'savePlan', 'plan', 'output', 'shard'],
+    ]
+    expect(keys.filter((key) => !rows.includes(key))).toEqual([])
   })
 })
 

@@ -43,7 +43,7 @@ export async function analyzeLayers(
     )
     const { squaredNorm } = errors
     const widths = BITS.map((bits: Bits, w): WidthFigures => {
-      const plan = planLayer(layer, bits, config.groupSize, TARGET)
+      const plan = planLayer(layer, { bits, groupSize: config.groupSize, symmetric: 'auto' }, TARGET)
       const { squaredError, scheme, scaleType } = errors.widths[w]!
       return {
         bits,

@@ -1,5 +1,5 @@
 /**
- * @file What a budget expression means: `4bit`, `4bpw`, `350 MiB`, `2*100MB - 5kB`, `0.3x`, `-60%`.
+ * @file What a budget expression means: `4bit`, `4bpw`, `350 MiB`, `2*100MB - 5kB`, `0.3x`, `-60%`; and several: `4bit, 350MB`.
  *
  * Numbers and units are mathjs's (MB = 10⁶ bytes, MiB = 2²⁰ bytes). Only arithmetic on literals is accepted: the
  * expression is parsed, its syntax tree checked against a short list, and only then evaluated.
@@ -21,6 +21,7 @@ export type Budget =
 const EXAMPLES = 'write for example 4bit, 4bpw, 350MB, 0.3x or -60%'
 const MAX_LENGTH = 200
 const MAX_BITS = 16
+const MAX_LATENCY = 100
 const ARITHMETIC: ReadonlySet<string> = new Set(['add', 'subtract', 'multiply', 'divide', 'unaryMinus', 'unaryPlus'])
 const BIT_UNIT = /^(b|bits?)$/
 const PREFIXED_BIT_UNIT = /^([kKMGTP]i?b|(kilo|mega|giga|tera|peta|kibi|mebi|gibi|tebi|pebi)bits?)$/
@@ -45,6 +46,49 @@ export function parseBudget(text: string): Budget {
   }
   if (unit === 'bytes') return { kind: 'bytes', bytes: checkedBytes(source, value, `budget '${source}'`) }
   return { kind: 'meanBits', bits: checkedBits(source, value) }
+}
+
+/**
+ * Parse budgets that all are to be kept, with commas between them.
+ * @returns at least one, in the order of the text, each kind at most once.
+ * @throws QtoolError `usage` as {@link parseBudget}, and when two limit the same.
+ */
+export function parseBudgets(text: string): Budget[] {
+  const budgets = new Map<Budget['kind'], { readonly source: string; readonly budget: Budget }>()
+  for (const source of text.split(',').map((part) => part.trim())) {
+    if (source === '') {
+      throw new QtoolError('usage', `budget '${text.slice(0, MAX_LENGTH)}' has an empty part`, {
+        hint: 'write several budgets as 4bit,350MB',
+      })
+    }
+    const budget = parseBudget(source)
+    const other = budgets.get(budget.kind)
+    if (other !== undefined) {
+      throw new QtoolError('usage', `budgets '${other.source}' and '${source}' limit the same`, {
+        hint: 'give the tighter one; decimals are written with a point: 3.5bit',
+      })
+    }
+    budgets.set(budget.kind, { source, budget })
+  }
+  return [...budgets.values()].map(({ budget }) => budget)
+}
+
+/**
+ * Parse a latency relative to the float model's: `0.7x` is at most 0.7 times as long.
+ * @returns above 0, at most 100.
+ * @throws QtoolError `usage`.
+ */
+export function parseLatency(text: string): number {
+  const [, digits] = /^\s*(\d+\.?\d*|\.\d+)\s*x\s*$/.exec(text) ?? []
+  const ratio = Number(digits)
+  if (ratio > 0 && ratio <= MAX_LATENCY) return ratio
+  throw new QtoolError(
+    'usage',
+    `latency '${text.slice(0, MAX_LENGTH)}': wanted a ratio from above 0x to ${MAX_LATENCY}x`,
+    {
+      hint: '0.7x is at most 0.7 times the time of the float model',
+    },
+  )
 }
 
 /**

@@ -43,6 +43,10 @@ export class Activations {
   readonly #memoryLimit: number
   #memoryBytes = 0
   #files = 0
+  /** Memory that tensors on disk are read to, by side and name. */
+  readonly #read = new Map<string, FeedTensor['data']>()
+  /** Files of dropped tensors. Writing over one is ten times as fast as a new one: its pages are there. */
+  readonly #free: string[] = []
   #folder: string | undefined
 
   /**
@@ -54,7 +58,7 @@ export class Activations {
     this.#memoryLimit = memoryLimit
   }
 
-  /** Keep a tensor under a name; the store owns its numbers from now on. */
+  /** Keep a copy of a tensor under a name. */
   put(side: Path, batch: number, name: string, tensor: FeedTensor): void {
     const key = keyOf(side, batch, name)
     this.#drop(key)
@@ -63,7 +67,7 @@ export class Activations {
     const facts = { type, dims, elements: tensor.data.length, bytes }
     if (this.#memoryBytes + bytes <= this.#memoryLimit) {
       this.#memoryBytes += bytes
-      this.#kept.set(key, { ...facts, tensor, file: undefined })
+      this.#kept.set(key, { ...facts, tensor: { type, dims, data: tensor.data.slice() }, file: undefined })
       return
     }
     this.#kept.set(key, { ...facts, tensor: undefined, file: this.#write(tensor) })
@@ -73,12 +77,20 @@ export class Activations {
     return this.#kept.has(keyOf(side, batch, name))
   }
 
-  /** The tensor; not to be written to. @throws RangeError when it was never put or was dropped. */
+  /**
+   * The tensor; not to be written to, and good until the same name is read for another batch: what comes from disk comes
+   * to the same memory.
+   * @throws RangeError when it was never put or was dropped.
+   */
   get(side: Path, batch: number, name: string): FeedTensor {
     const kept = this.#kept.get(keyOf(side, batch, name))
     if (!kept) throw new RangeError(`no ${side} activations '${name}' for batch ${batch}`)
     if (kept.tensor) return kept.tensor
-    const data = new ARRAYS[kept.type](kept.elements)
+    const place = `${side} ${name}`
+    const known = this.#read.get(place)
+    const Numbers = ARRAYS[kept.type]
+    const data = known instanceof Numbers && known.length === kept.elements ? known : new Numbers(kept.elements)
+    this.#read.set(place, data)
     const into = new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
     const file = fs.openSync(kept.file!, 'r')
     try {
@@ -100,19 +112,23 @@ export class Activations {
     return kept
   }
 
-  /** Forget a name in all batches and on both sides. */
-  drop(name: string, batches: number): void {
-    for (let batch = 0; batch < batches; batch++) {
-      this.#drop(keyOf('float', batch, name))
-      this.#drop(keyOf('quantized', batch, name))
-    }
+  /** Forget a name of a batch on both sides; its place, in memory or on disk, is for others. */
+  drop(batch: number, name: string): void {
+    this.#drop(keyOf('float', batch, name))
+    this.#drop(keyOf('quantized', batch, name))
+  }
+
+  /** Forget a name in all batches. */
+  end(name: string, batches: number): void {
+    for (let batch = 0; batch < batches; batch++) this.drop(batch, name)
+    for (const side of ['float', 'quantized']) this.#read.delete(`${side} ${name}`)
   }
 
   #drop(key: string): void {
     const kept = this.#kept.get(key)
     if (!kept) return
     this.#kept.delete(key)
-    if (kept.file) fs.rmSync(kept.file, { force: true })
+    if (kept.file) this.#free.push(kept.file)
     else this.#memoryBytes -= kept.bytes
   }
 
@@ -122,8 +138,8 @@ export class Activations {
     try {
       if (!this.#folder) fs.mkdirSync(folder, { recursive: true })
       this.#folder = folder
-      const name = path.join(folder, String(this.#files++))
-      fs.writeFileSync(name, new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
+      const name = this.#free.pop() ?? path.join(folder, String(this.#files++))
+      writeOver(name, new Uint8Array(data.buffer, data.byteOffset, data.byteLength))
       return name
     } catch (cause) {
       throw new QtoolError('output', `cannot write activations to ${folder}: ${(cause as Error).message}`, {
@@ -136,7 +152,21 @@ export class Activations {
   /** Remove everything, the scratch directory too. */
   close(): void {
     this.#kept.clear()
+    this.#read.clear()
     if (this.#folder) fs.rmSync(this.#folder, { recursive: true, force: true })
+  }
+}
+
+/** Write a file, in place where there is one. */
+function writeOver(name: string, bytes: Uint8Array): void {
+  const file = fs.openSync(name, fs.constants.O_RDWR | fs.constants.O_CREAT)
+  try {
+    fs.ftruncateSync(file, bytes.length)
+    for (let at = 0; at < bytes.length; ) {
+      at += fs.writeSync(file, bytes, at, Math.min(bytes.length - at, 2 ** 30), at)
+    }
+  } finally {
+    fs.closeSync(file)
   }
 }
 

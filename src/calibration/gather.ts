@@ -10,6 +10,7 @@ import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
 import { openSession, type Session } from '../runtime/session.ts'
 import type { Path } from './activations.ts'
 import { gramModel } from './gramModel.ts'
+import { joinBatches, positionsOf, RowJoiner } from './joinBatches.ts'
 import { dataTypeOf } from './stageModel.ts'
 import type { Tap } from './taps.ts'
 import { floatsOf, isFloatTensor, sliceFirstAxis } from './tensors.ts'
@@ -50,13 +51,15 @@ export async function gatherStatistics(walk: Walk, tap: Tap, options: GatherOpti
   const own: Path = side === 'float' ? 'float' : 'quantized'
   const blocks = Array.from({ length: tap.blocks }, () => emptySums(tap.cols, cross))
   const sessions = new Map<boolean, Session>()
+  const joiner = new RowJoiner()
   try {
-    for (let batch = first; batch < end; batch++) {
+    for (const joined of joinBatches(walk, tap, first, end)) {
       await nextTurn()
       checkAborted(run.signal)
-      const quantized = await inputsOf(walk, tap, own, batch)
-      const float = cross ? await inputsOf(walk, tap, 'float', batch) : undefined
-      const weights = tokenWeightsFor(walk, tap, batch, quantized[0]!)
+      const read = (side: Path) => joinedInputs(walk, tap, side, joined, joiner)
+      const quantized = await read(own)
+      const float = cross ? await read('float') : undefined
+      const weights = tokenWeightsFor(walk, tap, joined, quantized[0]!)
       const weighted = weights !== undefined
       let session = sessions.get(weighted)
       if (!session) {
@@ -72,10 +75,10 @@ export async function gatherStatistics(walk: Walk, tap: Tap, options: GatherOpti
           if (float) feeds.set(`float/${name}`, part(float[i]!, name))
         })
         if (weights) feeds.set('weights', { type: 'float', dims: [weights.length], data: weights })
-        addResults(blocks, await session.run(feeds), tap.cols)
+        addResults(blocks, await session.run(feeds, undefined, 'gram'), tap.cols)
       }
       const damaged = blocks.some(({ sum, gram }) => !areFinite(sum) || !areFinite(diagonal(gram, tap.cols)))
-      if (damaged) throw notFinite(walk, tap, batch, quantized, float)
+      if (damaged) throw await notFiniteIn(walk, tap, joined)
     }
   } finally {
     for (const session of sessions.values()) await session.dispose()
@@ -101,12 +104,36 @@ async function inputsOf(walk: Walk, tap: Tap, side: Path, batch: number): Promis
   return inputs
 }
 
-/** The batch's token weights, where the tap's positions are those tokens. */
-function tokenWeightsFor(walk: Walk, tap: Tap, batch: number, value: FeedTensor): Float32Array | undefined {
-  const { weights } = walk.batches[batch]!
-  if (!weights || tap.positions !== 'rows') return undefined
-  const positions = value.dims.slice(0, -1).reduce((a, b) => a * b, 1)
-  return positions === weights.length ? weights : undefined
+/** What a tap reads in several batches, joined along the positions. */
+async function joinedInputs(
+  walk: Walk,
+  tap: Tap,
+  side: Path,
+  joined: readonly number[],
+  joiner: RowJoiner,
+): Promise<FeedTensor[]> {
+  if (joined.length === 1) return inputsOf(walk, tap, side, joined[0]!)
+  const inputs: FeedTensor[] = []
+  for (const name of tap.reads) {
+    inputs.push(await joiner.join(`${side} ${name}`, joined.length, async (i) => walk.get(side, joined[i]!, name)))
+  }
+  return inputs
+}
+
+/** The token weights of batches, where the tap's positions are those tokens. */
+function tokenWeightsFor(walk: Walk, tap: Tap, joined: readonly number[], value: FeedTensor): Float32Array | undefined {
+  if (tap.positions !== 'rows') return undefined
+  const [name] = tap.reads
+  const parts = joined.map((batch) => {
+    const { dims } = joined.length === 1 ? value : walk.activations.shapeOf('float', batch, name!)
+    const positions = positionsOf(dims)
+    const { weights } = walk.batches[batch]!
+    return { positions, weights: weights?.length === positions ? weights : undefined }
+  })
+  if (parts.every(({ weights }) => weights === undefined)) return undefined
+  return Float32Array.from(
+    parts.flatMap(({ positions, weights }) => [...(weights ?? new Float32Array(positions).fill(1))]),
+  )
 }
 
 type Part = (tensor: FeedTensor, name: string) => FeedTensor
@@ -151,7 +178,8 @@ function areFinite(values: Float64Array): boolean {
 }
 
 /**
- * Check what a tap reads in batches that nothing is gathered from: candidates could not be judged by NaN.
+ * Check what a tap reads in batches that nothing is gathered from: candidates could not be judged by NaN. Positions that
+ * do not count may hold anything.
  * @throws QtoolError `data` naming node and sample where the network computes NaN or infinity.
  */
 export async function checkFinite(
@@ -160,38 +188,30 @@ export async function checkFinite(
   { first, end }: Pick<GatherOptions, 'first' | 'end'>,
 ): Promise<void> {
   for (let batch = first; batch < end; batch++) {
-    const quantized = await inputsOf(walk, tap, 'quantized', batch)
-    const float = await inputsOf(walk, tap, 'float', batch)
-    if ([...quantized, ...float].some((tensor) => isFloatTensor(tensor) && !allFinite(floatsOf(tensor)))) {
-      throw notFinite(walk, tap, batch, quantized, float)
-    }
+    const found = await findNotFinite(walk, tap, batch)
+    if (found) throw found
   }
 }
 
-function allFinite(values: Float32Array): boolean {
-  let sum = 0
-  for (let i = 0; i < values.length; i++) sum += values[i]! * 0
-  return sum === 0
+/** Which of several batches it was; where none, the products were too large. */
+async function notFiniteIn(walk: Walk, tap: Tap, joined: readonly number[]): Promise<QtoolError> {
+  for (const batch of joined) {
+    const found = await findNotFinite(walk, tap, batch)
+    if (found) return found
+  }
+  return new QtoolError('data', `the inputs of the layers that read ${quoted(tap.reads[0]!)} are too large for float32`)
 }
 
-/** Which node made the numbers, and for which sample. */
-function notFinite(
-  walk: Walk,
-  tap: Tap,
-  batch: number,
-  quantized: readonly FeedTensor[],
-  float: readonly FeedTensor[] | undefined,
-): QtoolError {
-  const sides: [string, readonly FeedTensor[]][] = [
-    ['the model', float ?? quantized],
-    ['the quantized model', quantized],
-  ]
-  for (const [who, tensors] of sides) {
+/** Which node made a number that is not finite at a position that counts, and for which sample. */
+async function findNotFinite(walk: Walk, tap: Tap, batch: number): Promise<QtoolError | undefined> {
+  for (const [side, who] of [
+    ['float', 'the model'],
+    ['quantized', 'the quantized model'],
+  ] as const) {
+    const tensors = await inputsOf(walk, tap, side, batch)
     for (const [i, name] of tap.reads.entries()) {
       const tensor = tensors[i]!
-      if (!isFloatTensor(tensor)) continue
-      const numbers = floatsOf(tensor)
-      const at = numbers.findIndex((value) => !Number.isFinite(value))
+      const at = notFiniteAt(tensor, i === 0 ? countingWeights(walk, tap, batch, tensors) : undefined)
       if (at < 0) continue
       const { count, numbers: samples } = walk.batches[batch]!
       const sample = samples[sampleAt(tap, tensor, at, count)]
@@ -199,12 +219,42 @@ function notFinite(
       const maker = node
         ? `node ${quoted(node.name || node.output[0] || '')} (${node.opType})`
         : `input ${quoted(name)}`
-      return new QtoolError('data', `${who} computes ${numbers[at]} at ${maker} for sample ${sample}`, {
+      return new QtoolError('data', `${who} computes ${floatsOf(tensor)[at]} at ${maker} for sample ${sample}`, {
         hint: 'leave the sample out, or check that the data is scaled as the model expects',
       })
     }
   }
-  return new QtoolError('data', `the inputs of the layers that read ${quoted(tap.reads[0]!)} are too large for float32`)
+  return undefined
+}
+
+/** 0 for positions of a batch that do not count: padding, or steps beyond a sequence's length. Undefined where all do. */
+function countingWeights(
+  walk: Walk,
+  tap: Tap,
+  batch: number,
+  tensors: readonly FeedTensor[],
+): Float32Array | undefined {
+  const { source, reads } = tap
+  const lengths = source.kind === 'steps' ? tensors[reads.indexOf(source.lengths)] : undefined
+  if (!lengths) return tokenWeightsFor(walk, tap, [batch], tensors[0]!)
+  const [steps = 0, sequences = 0] = tensors[0]!.dims
+  return Float32Array.from({ length: steps * sequences }, (_, at) =>
+    Math.floor(at / sequences) < Number(lengths.data[at % sequences]) ? 1 : 0,
+  )
+}
+
+/** Place of the first number that is not finite at a position that counts; −1 where there is none. */
+function notFiniteAt(tensor: FeedTensor, weights: Float32Array | undefined): number {
+  if (!isFloatTensor(tensor)) return -1
+  const numbers = floatsOf(tensor)
+  const width = numbers.length / (weights?.length ?? 1)
+  for (let from = 0, position = 0; from < numbers.length; from += width, position++) {
+    if (weights?.[position] === 0) continue
+    let sum = 0
+    for (let i = from; i < from + width; i++) sum += numbers[i]! * 0
+    if (sum !== 0) return from + numbers.subarray(from, from + width).findIndex((value) => !Number.isFinite(value))
+  }
+  return -1
 }
 
 /** Which sample of a batch an element belongs to: samples are axis 0, or axis 1 of what recurrent nodes read. */

@@ -4,7 +4,7 @@
  */
 import type { ModelIndex } from '../onnx/graph.ts'
 import { opsetOf } from '../onnx/opset.ts'
-import { DataType } from '../onnx/proto.ts'
+import { DataType, makeTensor } from '../onnx/proto.ts'
 import { emitBatches, emitColumns, emitRows } from './matrix.ts'
 import { emitStates, emitSteps } from './recurrent.ts'
 import type { Tap } from './tap.ts'
@@ -32,7 +32,8 @@ export interface ReadType {
  * - `gram` [blocks, K, K] Σ w x xᵀ, `sum` [blocks, K] Σ w x, `count` [1] Σ w, or T;
  * - `cross` [blocks, K, K] Σ w f xᵀ (a row for each entry of f), `crossSum` [blocks, K] Σ w f.
  *
- * NaN and infinity are not kept out of them. Sums over more than 2^24 positions lose count.
+ * Positions of weight 0 may hold anything: attention over nothing but padding is 0/0. At others, NaN and infinity are not
+ * kept out. Sums over more than 2^24 positions lose count.
  *
  * @param index of the model that the tap is from.
  * @param types of the tensors that are read, in the order of `tap.reads`. Floats become float32 first.
@@ -47,19 +48,19 @@ export function gramModel(tap: Tap, index: ModelIndex, types: readonly ReadType[
   const operandsOf = (path: string) =>
     new Map(tap.reads.map((name, i) => [name, graph.input(`${path}/${name}`, types[i]!.dataType)]))
   const { rank } = types[0]!
-  const { weights: within, ...quantized } = emitPositions(graph, tap, operandsOf('quantized'), rank)
-  const weights = weighted ? graph.input('weights', DataType.FLOAT) : within
-  const x = { ...quantized, ...(weights === undefined ? {} : { weights }) }
+  const read = emitPositions(graph, tap, operandsOf('quantized'), rank)
+  const weights = weighted ? graph.input('weights', DataType.FLOAT) : read.weights
+  const x = counting(graph, read, weights)
   const scaled = weigh(graph, x)
   const outputs = new Map([
-    ['gram', products(graph, tap, quantized, scaled)],
+    ['gram', products(graph, tap, x, scaled)],
     ['sum', total(graph, tap, x)],
     ['count', countOf(graph, x)],
   ])
   if (cross) {
-    const { weights: _same, ...float } = emitPositions(graph, tap, operandsOf('float'), rank)
+    const float = counting(graph, emitPositions(graph, tap, operandsOf('float'), rank), weights)
     outputs.set('cross', products(graph, tap, float, scaled))
-    outputs.set('crossSum', total(graph, tap, { ...float, ...(weights === undefined ? {} : { weights }) }))
+    outputs.set('crossSum', total(graph, tap, float))
   }
   return graph.encode(outputs)
 }
@@ -83,6 +84,14 @@ function emitPositions(graph: TapGraph, tap: Tap, operands: ReadonlyMap<string, 
     case 'steps':
       return emitSteps(graph, read, operand(source.lengths), cols)
   }
+}
+
+/** The positions with these weights, and zeros where the weight is 0, whatever was there: 0 · NaN would be NaN. */
+function counting(graph: TapGraph, { x, layout }: Positions, weights: string | undefined): Positions {
+  if (weights === undefined) return { x, layout }
+  const zero = graph.constant(makeTensor({ dataType: DataType.FLOAT, dims: [], floatData: [0] }))
+  const counts = graph.node('Unsqueeze', [graph.node('Greater', [weights, zero]), graph.ints([1])])
+  return { x: graph.node('Where', [counts, x, zero]), layout, weights }
 }
 
 /** x, each position times its weight. */

@@ -1,9 +1,10 @@
 /** @file The calibration data that a configuration names, split into what fits may see and what only judges. */
-import type { QuantizeConfig } from '../config.ts'
+import type { CalibrationConfig } from '../config.ts'
 import { openConfiguredData } from '../data/configured.ts'
 import type { Dataset } from '../data/dataset.ts'
 import type { ModelInput } from '../data/modelInput.ts'
 import { splitDataset } from '../data/split.ts'
+import { modelLayers } from '../onnx/layers.ts'
 import type { OnnxModel } from '../onnx/model.ts'
 import { elementTypeName } from '../onnx/tensorData.ts'
 import { selectSamples } from './selectSamples.ts'
@@ -24,6 +25,8 @@ export interface CalibrationData {
 /** Tokens, or floating-point numbers, that a batch of inputs has at most; the tensors inside grow with them. */
 const BATCH_TOKENS = 4096
 const BATCH_FLOATS = 1 << 20
+/** Numbers that the widest layer makes of a batch of tokens at most (128 MB): those of the vocabulary, as a rule. */
+const WIDEST_FLOATS = 1 << 25
 const LARGEST_BATCH = 64
 
 /** Samples that are scored for each that is used. */
@@ -35,7 +38,7 @@ const POOL = 4
  * @throws QtoolError `data` when it is unreadable or does not fit the model.
  */
 export async function openCalibration(
-  config: QuantizeConfig,
+  config: CalibrationConfig,
   model: OnnxModel,
   scratch: () => string,
   score: (pool: Dataset, batchSize: number) => Promise<Float64Array>,
@@ -43,13 +46,16 @@ export async function openCalibration(
   const { samples, holdout, select, seed } = config
   const pooled = select === 'random' ? config : { ...config, samples: samples * POOL }
   const dataset = await openConfiguredData(pooled, declaredInputs(model), model.path, { pickSeed: seed })
+  const sizeOf = (data: Dataset) => batchSizeOf(data, widestOutput(model))
   const split =
-    select === 'random' ? splitDataset(dataset, { samples, holdout, seed }) : await selected(dataset, config, score)
+    select === 'random'
+      ? splitDataset(dataset, { samples, holdout, seed })
+      : await selected(dataset, config, (pool) => score(pool, sizeOf(pool)))
   const { fit, held, notes } = split
   return {
     fit,
     held,
-    batchSize: batchSizeOf(fit),
+    batchSize: sizeOf(fit),
     notes: [...dataset.notes, ...dataset.filled.map((filled) => `filled: ${filled}`), ...notes],
     source: config.data.join(', '),
     scratch,
@@ -59,8 +65,8 @@ export async function openCalibration(
 /** What is held out stays a random choice, to stand for all data; what is fitted to is selected from the rest. */
 async function selected(
   dataset: Dataset,
-  { samples, holdout, seed }: QuantizeConfig,
-  score: (pool: Dataset, batchSize: number) => Promise<Float64Array>,
+  { samples, holdout, seed }: CalibrationConfig,
+  score: (pool: Dataset) => Promise<Float64Array>,
 ): Promise<Pick<CalibrationData, 'fit' | 'held' | 'notes'>> {
   const available = dataset.order.length
   const wanted = samples > 0 ? Math.min(samples, available) : available
@@ -74,7 +80,7 @@ async function selected(
       notes: [...notes, `all ${pool.count} samples are used: there are no more to select from`],
     }
   }
-  const scores = await score(pool, batchSizeOf(pool))
+  const scores = await score(pool)
   return { fit: pool.subset(selectSamples(scores, count, seed)), held, notes }
 }
 
@@ -94,11 +100,19 @@ export function declaredInputs(model: OnnxModel): ModelInput[] {
   })
 }
 
-function batchSizeOf(dataset: Dataset): number {
+/** Outputs of the matrix product that makes the most of a token. */
+function widestOutput(model: OnnxModel): number {
+  const products = modelLayers(model.proto).layers.filter(({ uses }) => uses.some(({ kernel }) => kernel === 'matmul'))
+  return Math.max(0, ...products.map(({ view }) => view.outer * view.inner))
+}
+
+/** @param widest outputs of the layer that makes the most of a token. */
+function batchSizeOf(dataset: Dataset, widest: number): number {
+  const tokens = Math.min(BATCH_TOKENS, WIDEST_FLOATS / Math.max(1, widest))
   for (const { feeds, count } of dataset.batches(1)) {
     const sizes = [...feeds.values()].map(({ type, data }) => {
       const isFloat = type === 'float' || type === 'float16' || type === 'double' || type === 'uint8'
-      return data.length / count / (isFloat ? BATCH_FLOATS : BATCH_TOKENS)
+      return data.length / count / (isFloat ? BATCH_FLOATS : tokens)
     })
     return Math.min(LARGEST_BATCH, Math.max(1, Math.floor(1 / Math.max(...sizes))))
   }

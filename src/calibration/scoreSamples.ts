@@ -39,11 +39,12 @@ export async function scoreSamples(
       checkAborted(run.signal)
       run.onProgress?.({ stage: 'calibrate', done, total: dataset.count, item: 'scores of samples' })
       const reference = await float.run(batch.feeds)
-      output ??= scoredOutput(model, reference)
+      const weights = tokenWeights(batch)
+      output ??= scoredOutput(model, reference, weights)
       const candidate = await rounded.run(batch.feeds, [output.name])
       const all = scoresOf(reference.get(output.name)!, candidate.get(output.name)!, batch.count, output.kind, {
         score: SCORES[by],
-        weights: tokenWeights(batch),
+        weights,
       })
       scores.set(all, batch.start)
       done += batch.count
@@ -55,11 +56,15 @@ export async function scoreSamples(
   return scores
 }
 
-function scoredOutput(model: string, outputs: ReadonlyMap<string, FeedTensor>) {
+function scoredOutput(model: string, outputs: ReadonlyMap<string, FeedTensor>, weights: Float32Array | undefined) {
   for (const [name, tensor] of outputs) {
     if (!isFloatTensor(tensor)) continue
     const { type: elementType, dims } = tensor
-    const evidence = { name, elementType, dims, values: numbersOf(tensor), rows: undefined, largestLabel: undefined }
+    const values = numbersOf(tensor)
+    // Padding may hold anything.
+    const isByToken = weights?.length === values.length / dims.at(-1)!
+    const rows = isByToken ? [...weights.keys()].filter((row) => weights[row] !== 0) : undefined
+    const evidence = { name, elementType, dims, values, rows, largestLabel: undefined }
     const kind = outputKind({ ...evidence, logits: 'auto' })
     if (kind === 'logits' || kind === 'probabilities') return { name, kind }
   }

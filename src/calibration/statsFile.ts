@@ -33,6 +33,48 @@ export interface StatisticsEntry {
   readonly held: readonly InputStatistics[]
 }
 
+/** Adds up the statistics of several taps whose blocks and columns are the same: those of a weight that several products read. */
+export class StatisticsSum {
+  #sum: StatisticsEntry | undefined
+  #isOwn = false
+  #positions = 0
+
+  /** The entry is not changed, and may be kept. */
+  add(entry: StatisticsEntry): void {
+    this.#positions = Math.max(this.#positions, entry.fit[0]?.weight ?? 0)
+    const sum = this.#sum
+    if (!sum) {
+      this.#sum = entry
+      return
+    }
+    const plus = (one: readonly InputStatistics[], other: readonly InputStatistics[]) =>
+      one.map((block, b) => plusBlock(block, other[b]!, this.#isOwn))
+    this.#sum = { fit: plus(sum.fit, entry.fit), held: plus(sum.held, entry.held) }
+    this.#isOwn = true
+  }
+
+  /** Undefined before anything is added. */
+  get entry(): StatisticsEntry | undefined {
+    return this.#sum
+  }
+
+  /** Most positions of one tap. */
+  get positions(): number {
+    return this.#positions
+  }
+}
+
+/** @param inPlace the arrays of `one` may be changed. */
+function plusBlock(one: InputStatistics, other: InputStatistics, inPlace: boolean): InputStatistics {
+  if (one.cols !== other.cols) throw new RangeError(`statistics of ${one.cols} and ${other.cols} inputs`)
+  const plus = (a: Float64Array, b: Float64Array) => {
+    const result = inPlace ? a : a.slice()
+    for (let i = 0; i < result.length; i++) result[i]! += b[i]!
+    return result
+  }
+  return { ...one, weight: one.weight + other.weight, gram: plus(one.gram, other.gram), sum: plus(one.sum, other.sum) }
+}
+
 export const STATS_FORMAT: RecordFormat = {
   magic: 'qtool-stats\n',
   version: 1,

@@ -179,6 +179,7 @@ export class Walk {
       this.#spreadDrift(stage.nodes)
       const session = await this.#open(stage)
       const drifts = outputs.some((name) => this.#drifted.has(name))
+      const ended = this.#endedAt(to)
       const hasLater = outputs.some(isNeededLater)
       try {
         for (let batch = 0; batch < batches.length; batch++) {
@@ -187,8 +188,11 @@ export class Walk {
           const isHeld = batch >= fitBatches
           // The model's own outputs are compared on held-out data alone.
           if (!isHeld && !hasLater) continue
-          const float = await this.#runStage(session, stage, 'float', batch)
-          const quantized = drifts ? await this.#runStage(session, stage, 'quantized', batch) : float
+          const float = await this.#runStage(session, stage, 'float', batch, { place: 'float' })
+          const quantized = drifts
+            ? await this.#runStage(session, stage, 'quantized', batch, { place: 'quantized' })
+            : float
+          for (const name of ended) this.activations.drop(batch, name)
           for (const name of outputs) {
             if (results.has(name) && isHeld) onOutput?.(name, batch, float.get(name)!, quantized.get(name)!)
             if (!isNeededLater(name)) continue
@@ -205,17 +209,20 @@ export class Walk {
 
   /** Forget what nothing from a cut on needs. */
   #leave(to: number): void {
-    const { graph, batches } = this
-    for (const name of [...graph.inputs, ...graph.madeAt.keys()]) {
-      const at = graph.madeAt.get(name) ?? -1
-      if (at < to && this.#lastNodeThatReads(name) < to) this.activations.drop(name, batches.length)
-    }
+    for (const name of this.#endedAt(to)) this.activations.end(name, this.batches.length)
     for (const name of this.#changed.keys()) {
       if ((this.constantUses.get(name)?.last ?? Number.POSITIVE_INFINITY) < to) this.#changed.delete(name)
     }
     this.#read.clear()
     this.#computed.clear()
     this.#position = to
+  }
+
+  /** Activations made before a cut and not read after it. */
+  #endedAt(to: number): string[] {
+    const { inputs, madeAt } = this.graph
+    const made = [...inputs, ...[...madeAt].flatMap(([name, at]) => (at < to ? [name] : []))]
+    return made.filter((name) => this.#lastNodeThatReads(name) < to)
   }
 
   #lastNodeThatReads(name: string): number {
@@ -247,7 +254,7 @@ export class Walk {
     stage: Stage,
     side: Path,
     batch: number,
-    values?: Values,
+    { values, place }: TrialOptions = {},
   ): Promise<Map<string, FeedTensor>> {
     const feeds = new Map<string, FeedTensor>()
     for (const { name } of session.inputs) {
@@ -256,7 +263,7 @@ export class Walk {
       else if (stage.inputs.includes(name)) feeds.set(name, this.get(side, batch, name))
       else feeds.set(name, this.constant(side, name))
     }
-    return session.run(feeds, stage.outputs)
+    return session.run(feeds, stage.outputs, place)
   }
 
   /**
@@ -270,7 +277,7 @@ export class Walk {
     const stage = planStage(graph, this.#position, to, outputs, this.#stageOptions)
     const session = await this.#open(stage)
     return {
-      run: (side, batch, values) => this.#runStage(session, stage, side, batch, values),
+      run: (side, batch, options) => this.#runStage(session, stage, side, batch, options),
       close: () => session.dispose(),
     }
   }
@@ -280,9 +287,16 @@ export class Walk {
   }
 }
 
+export interface TrialOptions {
+  /** In place of what the network computes with. */
+  readonly values?: Values
+  /** Results of the last run with the same place may be written over. */
+  readonly place?: string
+}
+
 export interface Trial {
   /** Everything alive at the trial's end that this part of the network makes. */
-  run(side: Path, batch: number, values?: Values): Promise<Map<string, FeedTensor>>
+  run(side: Path, batch: number, options?: TrialOptions): Promise<Map<string, FeedTensor>>
   close(): Promise<void>
 }
 

@@ -1,11 +1,18 @@
 /** @file The human form of an analysis. */
 import type { AnalyzeReport, WidthFigures } from '../report.ts'
 import { leftAloneText } from './leftAloneText.ts'
+import { sensitivityText } from './sensitivityText.ts'
 import { bytesText, countText, figureText, percentText, shapeText, textTable } from './textTable.ts'
 
-/** @returns the layers, stored size and error of each at every width, what can't be quantized, and totals. */
+/** @returns the layers, stored size and error of each at every width, what can't be quantized, totals, and what was measured. */
 export function analyzeText(report: AnalyzeReport): string {
-  const { model, layers, leftAlone, totals } = report
+  const parts = report.model === undefined ? [] : tableParts(report, report.model)
+  if (report.analysis !== undefined) parts.push(sensitivityText(report.analysis))
+  return parts.join('\n\n')
+}
+
+function tableParts(report: AnalyzeReport, model: NonNullable<AnalyzeReport['model']>): string[] {
+  const { layers, leftAlone, totals } = report
   const opsets = Object.entries(model.opsets).map(([domain, version]) => `${domain || 'ai.onnx'} ${version}`)
   const parts = [
     `${model.path}: ${bytesText(model.totalBytes)}, IR ${model.irVersion}, opset ${opsets.join(', ')}`,
@@ -31,7 +38,7 @@ export function analyzeText(report: AnalyzeReport): string {
     `${layers.length} layers with ${countText(totals.weights)} weights in ${bytesText(totals.weightBytes)}; ` +
       `left alone ${bytesText(totals.leftAloneBytes)}; graph and other tensors ${bytesText(totals.otherBytes)}`,
   )
-  return parts.join('\n\n')
+  return parts
 }
 
 function widthTable(report: AnalyzeReport, cell: (figures: WidthFigures) => string): string {

@@ -5,7 +5,15 @@
 import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
 import { parseBytes } from '../bitalloc/budget.ts'
-import { checkValues, type KeyNaming, NEEDS_DATA, NEEDS_RANDOM, type Operation } from '../configRules.ts'
+import {
+  ABOUT_ALLOCATION,
+  checkValues,
+  type KeyNaming,
+  LIMITS,
+  NEEDS_DATA,
+  NEEDS_RANDOM,
+  type Operation,
+} from '../configRules.ts'
 import { QtoolError } from '../errors.ts'
 import { nearestName } from '../nearestName.ts'
 import { readShare } from './values.ts'
@@ -16,7 +24,10 @@ const OPERATIONS: readonly Operation[] = ['quantize', 'eval', 'analyze']
 /** Thresholds that may be written as percentages. */
 const SHARES = ['minAgreement', 'minCosine', 'maxAccuracyDrop', 'maxPerplexityRise', 'maxLatencyRatio']
 /** Keys that hold paths. */
-const PATHS = ['data', 'stats', 'labels', 'resume', 'scratch']
+const PATHS = [
+  ...['data', 'stats', 'labels', 'resume', 'scratch'],
+  ...['analysis', 'plan', 'latency', 'savePlan', 'pareto', 'output', 'merge'],
+]
 /** Keys whose flags are called otherwise. */
 const FLAG_NAMES: Readonly<Record<string, string>> = { layers: 'layer', shapes: 'shape', imageSize: 'size' }
 /** Keys whose entries from both sources count, the flags' last. */
@@ -115,20 +126,29 @@ function override(operation: Operation, file: Values, flags: Values): Values {
   if (file.layers !== undefined && flags.layers !== undefined) {
     merged.layers = [...(file.layers as unknown[]), ...(flags.layers as unknown[])]
   }
-  // What excludes the flags' choice goes from the file: width or budget, data or random samples, data or a method
-  // that looks at the weights alone.
+  // What excludes the flags' choice goes from the file: width, plan or budget, data or random samples, data or a method
+  // that looks at the weights alone, a measurement or the joining of its parts.
   const drop = (...keys: string[]) => {
     for (const key of keys) if (flags[key] === undefined) delete merged[key]
   }
-  if (flags.budget !== undefined) drop('bits')
-  if (flags.bits !== undefined) drop('budget')
+  if (operation === 'quantize') {
+    const allocation = ['solver', 'maxLatency', 'latency', 'positions', ...ABOUT_ALLOCATION]
+    if (flags.method === 'auto' || flags.method === 'rtn') {
+      drop('data', 'stats', 'damping', 'maxKl', 'evaluations', ...NEEDS_DATA.quantize)
+      if (merged.analysis === undefined) drop(...allocation)
+    }
+    if (flags.data !== undefined || flags.stats !== undefined) drop('method')
+    if (LIMITS.some((limit) => flags[limit] !== undefined)) drop('bits', 'plan')
+    if (flags.bits !== undefined || flags.plan !== undefined) drop(...LIMITS, ...allocation)
+    if (flags.solver === 'uniform') drop('maxKl', 'maxLatency', 'latency', 'positions', ...ABOUT_ALLOCATION)
+  }
   if (operation === 'eval') {
     if (flags.random !== undefined) drop('data', ...NEEDS_DATA.eval)
     if (flags.data !== undefined) drop('random', ...NEEDS_RANDOM)
   }
-  if (operation === 'quantize') {
-    if (flags.method === 'auto' || flags.method === 'rtn') drop('data', 'stats', 'damping', ...NEEDS_DATA.quantize)
-    if (flags.data !== undefined || flags.stats !== undefined) drop('method')
+  if (operation === 'analyze') {
+    if (flags.merge !== undefined) drop('data', 'groupSize', 'seed', ...NEEDS_DATA.analyze)
+    if (flags.data !== undefined) drop('merge')
   }
   return merged
 }

@@ -1,7 +1,8 @@
-/** @file The flags about data, which mean the same to quantize, where data calibrate, and to eval. */
+/** @file The flags about data, which mean the same to all commands, and those about calibration on them. */
 import { Option } from 'commander'
+import { QUANTIZE_DEFAULTS } from '../config.ts'
 import { valueOption } from './flags.ts'
-import { readImageSize, readNumber, readNumberPairs, readNumbers, readPairs } from './values.ts'
+import { readImageSize, readNumber, readNumberPairs, readNumbers, readPairs, readShare } from './values.ts'
 
 /** For the help text, below the flags. */
 export const DATA_KINDS = `Data are .npy, .npz (arrays named like the inputs), .jsonl, .txt (with tokenizer.json beside the model), images,
@@ -44,6 +45,28 @@ export function dataOptions(about: string, samples: string): Option[] {
       'cut text into sequences of n tokens (default: as the model says)',
       readNumber('--seq-len'),
     ),
+  ]
+}
+
+/** The flags that say how samples are used, where layers are solved on them. */
+export function sampleOptions(): Option[] {
+  const { holdout, select, damping } = QUANTIZE_DEFAULTS
+  return [
+    valueOption(
+      '--holdout <share>',
+      `samples kept apart to decide between candidates, up to 50% (default: ${holdout})`,
+      readShare('--holdout'),
+    ),
+    new Option(
+      '--select <name>',
+      `which samples: random, or those where rounding hurts, by el2n or kl (default: ${select})`,
+    ),
+    valueOption(
+      '--damping <n>',
+      `what steadies a Hessian, relative to its mean diagonal (default: ${damping})`,
+      readNumber('--damping'),
+    ),
+    new Option('--scratch <dir>', 'where activations go that memory cannot hold (default: beside the output)'),
   ]
 }
 

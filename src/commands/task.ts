@@ -6,7 +6,8 @@ import type { AnalyzeReport, EvalReport, QuantizeReport } from '../report.ts'
 
 /** One operation with its arguments. */
 export type Task =
-  | { readonly operation: 'analyze'; readonly model: string; readonly config: AnalyzeConfig }
+  /** `model` is undefined where parts of a measurement are joined. */
+  | { readonly operation: 'analyze'; readonly model: string | undefined; readonly config: AnalyzeConfig }
   | {
       readonly operation: 'quantize'
       readonly model: string

@@ -53,6 +53,19 @@ export function readNames(): Reader<string[]> {
   return (text) => (text === 'none' ? [] : text.split(',').map((name) => name.trim()))
 }
 
+/** Repeatable texts, none of them empty. */
+export function readTexts(flag: string): Reader<string[]> {
+  return (text, previous = []) => {
+    if (text === '') throw wrong(flag, 'a text', text)
+    return [...previous, text]
+  }
+}
+
+/** Repeatable; also several with commas between them. */
+export function readBudgets(): Reader<string> {
+  return (text, previous) => (previous === undefined ? text : `${previous},${text}`)
+}
+
 /** The last equals sign divides, because names may hold one. */
 function divide(flag: string, text: string, wanted: string): [name: string, value: string] {
   const at = text.lastIndexOf('=')

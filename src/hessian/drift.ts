@@ -39,5 +39,5 @@ export async function driftOf(
       if (!isDead[j]) difference[at] = cross[at]! - (isDead[i] ? 0 : hessian[at]!)
     }
   }
-  return Float32Array.from(await solveWithFactor(factored.factor, cols, difference, cols, products))
+  return new Float32Array(await solveWithFactor(factored.factor, cols, difference, cols, products))
 }

@@ -7,7 +7,6 @@ import { indexModel } from '../onnx/graph.ts'
 import type { WeightedLayer } from '../onnx/layers.ts'
 import { INLINE_LIMIT, type OnnxModel } from '../onnx/model.ts'
 import { makeTensor } from '../onnx/proto.ts'
-import type { LayerPlan } from '../onnx/represent/plan.ts'
 
 /** A bias that the output has in place of the source's. */
 export interface BiasEdit {
@@ -16,8 +15,8 @@ export interface BiasEdit {
 }
 
 /** The layers whose mean error a bias can take back. */
-export function biasSites(graph: MainGraph, plans: readonly LayerPlan[]): Map<WeightedLayer, BiasSite> {
-  const sites = plans.flatMap(({ layer }): [WeightedLayer, BiasSite][] => {
+export function biasSites(graph: MainGraph, layers: readonly WeightedLayer[]): Map<WeightedLayer, BiasSite> {
+  const sites = layers.flatMap((layer): [WeightedLayer, BiasSite][] => {
     const site = layer.constant.scope === graph.scope ? findBiasSite(graph, layer, layer.uses[0]!) : undefined
     return site ? [[layer, site]] : []
   })
@@ -25,8 +24,8 @@ export function biasSites(graph: MainGraph, plans: readonly LayerPlan[]): Map<We
 }
 
 /** Every bias that may be corrected, with numbers that do not matter. */
-export function plannedBiases(graph: MainGraph, plans: readonly LayerPlan[]): BiasEdit[] {
-  const edits = [...biasSites(graph, plans).values()].map((site) => ({ site, value: zeroBias(site) }))
+export function plannedBiases(graph: MainGraph, layers: readonly WeightedLayer[]): BiasEdit[] {
+  const edits = [...biasSites(graph, layers).values()].map((site) => ({ site, value: zeroBias(site) }))
   // The two weights of a recurrent layer share one.
   return [...new Map(edits.map((edit) => [edit.site.added, edit])).values()]
 }

@@ -8,6 +8,7 @@ import type { QuantizeConfig } from '../config.ts'
 import { modelFilePlaces } from '../data/modelFolder.ts'
 import { listFiles } from '../data/paths.ts'
 import { QtoolError } from '../errors.ts'
+import type { OnnxModel } from '../onnx/model.ts'
 import type { Temporaries } from '../onnx/temporaries.ts'
 import type { RunOptions } from '../progress.ts'
 import { VERSION } from '../version.ts'
@@ -38,12 +39,14 @@ export async function calibrate(
           data: fingerprintOf(config, source.model.path),
           plan: settingsFingerprint(
             Object.fromEntries(
-              task.plans.map(({ layer, bits, groupSize }) => [layer.name, `${bits} bits, groups of ${groupSize}`]),
+              task.plans.map(({ layer, bits, groupSize, symmetric }) => [
+                layer.name,
+                `${bits} bits, groups of ${groupSize}, symmetric ${symmetric}`,
+              ]),
             ),
           ),
           settings: settingsFingerprint({
             ...dataSettings(config),
-            symmetric: task.symmetric,
             damping: config.damping,
           }),
         })
@@ -63,15 +66,32 @@ export function dropCheckpoint({ resume }: QuantizeConfig): void {
   if (resume !== undefined) fs.rmSync(resume, { force: true })
 }
 
+/** What statistics and sensitivities depend on. */
+export function calibrationFingerprint(
+  config: DataSettings & Pick<QuantizeConfig, 'data'>,
+  model: OnnxModel,
+): { readonly model: string; readonly data: string; readonly settings: string } {
+  return {
+    model: modelFingerprint(model),
+    data: fingerprintOf(config, model.path),
+    settings: settingsFingerprint(dataSettings(config)),
+  }
+}
+
 /** Files that turn text and images into numbers are part of the data. */
-function fingerprintOf({ data }: QuantizeConfig, model: string): string {
+function fingerprintOf({ data }: Pick<QuantizeConfig, 'data'>, model: string): string {
   const beside = ['tokenizer.json', 'tokenizer_config.json', 'preprocessor_config.json']
   const found = beside.flatMap((name) => modelFilePlaces(model, name).find((place) => fs.existsSync(place)) ?? [])
   return dataFingerprint([...listFiles(data), ...found])
 }
 
+type DataSettings = Pick<
+  QuantizeConfig,
+  'samples' | 'holdout' | 'select' | 'seqLen' | 'rename' | 'set' | 'normalize' | 'imageSize' | 'layout' | 'seed'
+>
+
 /** Settings that the statistics depend on, besides the data itself. */
-function dataSettings(config: QuantizeConfig): Record<string, unknown> {
+function dataSettings(config: DataSettings): Record<string, unknown> {
   const { samples, holdout, select, seqLen, rename, set, normalize, imageSize, layout, seed } = config
   return { samples, holdout, select, seqLen, rename, set, normalize, imageSize, layout, seed }
 }
@@ -90,9 +110,7 @@ function newStatistics(
     })
   }
   const fingerprint = {
-    model: modelFingerprint(source.model),
-    data: fingerprintOf(config, source.model.path),
-    settings: settingsFingerprint(dataSettings(config)),
+    ...calibrationFingerprint(config, source.model),
     samples: data.fit.count,
     heldOut: data.held.count,
   }

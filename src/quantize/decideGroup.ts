@@ -21,7 +21,6 @@ export interface DecidedGroup {
 
 export interface GroupMeans {
   readonly config: Pick<QuantizeConfig, 'strict' | 'damping'>
-  readonly symmetric: QuantizeConfig['symmetric']
   readonly tools: SolverTools
   /** The bias as it is so far. */
   readonly biasAt: (site: BiasSite) => FeedTensor
@@ -35,9 +34,9 @@ export async function decideGroup(
   members: readonly Member[],
   hessians: GroupHessians,
   judge: Judge,
-  { config, symmetric, tools, biasAt }: GroupMeans,
+  { config, tools, biasAt }: GroupMeans,
 ): Promise<DecidedGroup> {
-  const outcome = await solveGroup(members, hessians, otherGrids(members, symmetric), judge, {
+  const outcome = await solveGroup(members, hessians, otherGrids(members), judge, {
     ...tools,
     damping: config.damping,
   })

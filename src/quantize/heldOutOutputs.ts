@@ -20,6 +20,9 @@ export class HeldOutOutputs {
   readonly #outputs = new Map<string, OutputAccumulator>()
 
   add(name: string, { float, quantized, count, numbers, weights }: ComparedBatch): void {
+    const [batch = 1, sequence = 1] = float.dims
+    const isByToken = weights !== undefined && float.dims.length > 2 && batch * sequence === weights.length
+    const keep = isByToken ? Uint8Array.from(weights, (weight) => (weight > 0 ? 1 : 0)) : undefined
     let output = this.#outputs.get(name)
     if (!output) {
       const { type: elementType, dims } = float
@@ -29,16 +32,13 @@ export class HeldOutOutputs {
         elementType,
         dims,
         values,
-        rows: undefined,
+        rows: keep && [...keep.keys()].filter((row) => keep[row]),
         largestLabel: undefined,
         logits: 'auto',
       } as const
       output = new OutputAccumulator(name, outputKind(evidence))
       this.#outputs.set(name, output)
     }
-    const [batch = 1, sequence = 1] = float.dims
-    const isByToken = weights !== undefined && float.dims.length > 1 && batch * sequence === weights.length
-    const keep = isByToken ? Uint8Array.from(weights) : undefined
     output.add({ reference: float, candidate: quantized, count, start: numbers[0] ?? 0, keep })
   }
 

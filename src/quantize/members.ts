@@ -1,11 +1,10 @@
 /** @file A layer as the solver takes it: its rows in shared memory, and the best that its weights alone allow. */
 import type { BiasSite } from '../calibration/biasSites.ts'
-import type { QuantizeConfig } from '../config.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
 import { type GridCandidate, gridCandidates } from '../quant/candidates.ts'
 import type { QuantizedWeight } from '../quant/quantizedWeight.ts'
 import { quantizeTensor } from '../quant/quantizeTensor.ts'
-import { rowsOf } from '../quant/storedWeight.ts'
+import { rowsOf, type StoredWeight } from '../quant/storedWeight.ts'
 import { Workspace } from '../quant/workspace.ts'
 import { readRows } from './layerRows.ts'
 import { type LayerSource, readStored, weightErrors } from './readWeight.ts'
@@ -29,10 +28,9 @@ export async function readMember(
   source: Omit<LayerSource, 'workspace'>,
   plan: LayerPlan,
   site: BiasSite | undefined,
-  symmetric: QuantizeConfig['symmetric'],
   signal: AbortSignal | undefined,
 ): Promise<Member> {
-  const { layer, bits, groupSize } = plan
+  const { layer, bits, groupSize, symmetric } = plan
   // Memory of its own: the members of a group are needed side by side.
   const stored = readStored({ ...source, workspace: new Workspace() }, layer)
   const options = { bits, groupSize, candidates: gridCandidates('auto', symmetric) }
@@ -44,11 +42,31 @@ export async function readMember(
   return { plan, rows, site, grid: { scheme, method }, rounded: weight }
 }
 
-/** Grids besides the members' own that are worth a solution: the solver likes other ranges than rounding does. */
-export function otherGrids(members: readonly Member[], symmetric: QuantizeConfig['symmetric']): GridCandidate[] {
-  const schemes: readonly string[] = symmetric === 'yes' ? ['symmetric', 'symmetric-full'] : ['asymmetric']
-  return gridCandidates('auto', symmetric).filter(({ scheme, method }) => {
+/** The same layer under another plan. */
+export async function withPlan(
+  source: Omit<LayerSource, 'workspace'>,
+  { rows, site }: Member,
+  plan: LayerPlan,
+  signal: AbortSignal | undefined,
+): Promise<Member> {
+  const { layer, bits, groupSize, symmetric } = plan
+  const { reduction } = layer.view
+  const shape = [rows.length / reduction, reduction, 1] as const
+  const stored: StoredWeight = { bytes: rows.buffer as SharedArrayBuffer, elementType: 'float32', shape }
+  const options = { bits, groupSize, candidates: gridCandidates('auto', symmetric) }
+  const { scheme, method, weight } = await quantizeTensor(stored, options, source.pool, signal)
+  return { plan, rows, site, grid: { scheme, method }, rounded: weight }
+}
+
+/**
+ * Grids besides the members' own that are worth a solution: the solver likes other ranges than rounding does. A member
+ * takes those that its own plan allows.
+ */
+export function otherGrids(members: readonly Member[]): GridCandidate[] {
+  const wanted = members.map(({ plan }) => (plan.symmetric === 'yes' ? 'symmetric' : 'asymmetric'))
+  return gridCandidates('auto', 'auto').filter(({ scheme, method }) => {
     const isOwn = members.every(({ grid }) => grid.scheme === scheme && grid.method === method)
-    return schemes.includes(scheme) && method !== 'hqq' && !isOwn
+    const kind = scheme === 'asymmetric' ? 'asymmetric' : 'symmetric'
+    return wanted.includes(kind) && method !== 'hqq' && !isOwn
   })
 }

@@ -13,7 +13,9 @@ import { rowsAsTensor } from './layerRows.ts'
 import type { Member } from './members.ts'
 
 /** Inputs of the group under judgement are taken batch by batch until they are this many bytes. */
-const ENOUGH_BYTES = 16 * 2 ** 20
+const ENOUGH_BYTES = 8 * 2 ** 20
+/** Or until what they are compared at is: logits are large. */
+const ENOUGH_REFERENCES = 128 * 2 ** 20
 
 export interface NetworkJudge {
   /**
@@ -36,24 +38,29 @@ export async function openNetworkJudge(
   horizon: number,
   run: RunOptions,
 ): Promise<NetworkJudge> {
-  const batches = judgingBatches(walk, reads)
   const trial = await walk.openTrial(horizon)
   const references = new Map<number, Map<string, Float32Array>>()
-  const referenceOf = async (batch: number) => {
-    const known = references.get(batch)
-    if (known) return known
-    const made = floatTensors(await trial.run('float', batch))
-    references.set(batch, made)
-    return made
+  let bytes = 0
+  for (const batch of judgingBatches(walk, reads)) {
+    await nextTurn()
+    checkAborted(run.signal)
+    const reference = floatTensors(await trial.run('float', batch))
+    references.set(batch, reference)
+    for (const { byteLength } of reference.values()) bytes += byteLength
+    if (bytes > ENOUGH_REFERENCES) break
   }
   return {
     async error(values) {
       const sums = new Map<string, { error: number; norm: number }>()
-      for (const batch of batches) {
+      for (const [batch, reference] of references) {
         await nextTurn()
         checkAborted(run.signal)
-        const reference = await referenceOf(batch)
-        addErrors(sums, reference, await trial.run('quantized', batch, values), walk.batches[batch]!.weights)
+        addErrors(
+          sums,
+          reference,
+          await trial.run('quantized', batch, { values, place: 'candidate' }),
+          walk.batches[batch]!.weights,
+        )
       }
       const ratios = [...sums.values()].flatMap(({ error, norm }) => (norm > 0 ? [error / norm] : []))
       return ratios.reduce((a, b) => a + b, 0) / Math.max(1, ratios.length)
@@ -98,8 +105,8 @@ function addErrors(
       let norm = 0
       for (let i = row * width; i < (row + 1) * width; i++) {
         const f = float[i]!
-        // A mask of −∞ is the same on both sides.
-        if (f === quantized[i]!) {
+        // A mask of −∞ is the same on both sides; what counts is no NaN, only padding is.
+        if (f === quantized[i]! || Number.isNaN(f)) {
           if (Number.isFinite(f)) norm += f * f
           continue
         }

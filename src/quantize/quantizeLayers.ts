@@ -38,7 +38,6 @@ export async function quantizeLayers(
   source: Omit<LayerSource, 'workspace'>,
   plans: readonly LayerPlan[],
   config: QuantizeConfig,
-  symmetric: QuantizeConfig['symmetric'],
   sink: (bytes: Uint8Array) => Payload,
   run: RunOptions,
 ): Promise<QuantizedLayerData[]> {
@@ -57,13 +56,7 @@ export async function quantizeLayers(
   const start = (place: number): Promise<QuantizedTensor> | undefined => {
     const i = order[place]
     if (i === undefined) return undefined
-    const computing = compute(
-      { ...source, workspace: workspaces[place % 2]! },
-      plans[i]!,
-      config,
-      symmetric,
-      run.signal,
-    )
+    const computing = compute({ ...source, workspace: workspaces[place % 2]! }, plans[i]!, config, run.signal)
     // Handled where it is awaited, which may be after another layer has failed.
     computing.catch(() => {})
     return computing
@@ -87,9 +80,8 @@ export async function quantizeLayers(
 /** Read a weight and have the pool quantize it. The reading is done when this returns. */
 function compute(
   source: LayerSource,
-  { layer, bits, groupSize }: LayerPlan,
+  { layer, bits, groupSize, symmetric }: LayerPlan,
   { method }: QuantizeConfig,
-  symmetric: QuantizeConfig['symmetric'],
   signal: AbortSignal | undefined,
 ): Promise<QuantizedTensor> {
   const stored = readStored(source, layer)

@@ -8,6 +8,7 @@ import type { OnnxModel } from '../onnx/model.ts'
 import { planOpset } from '../onnx/opset.ts'
 import { elementTypeName, tensorByteLength } from '../onnx/tensorData.ts'
 import type {
+  AllocationReport,
   CalibrationReport,
   FileSizes,
   LayerInfo,
@@ -18,6 +19,7 @@ import type {
 } from '../report.ts'
 import { SCHEMA_VERSION } from '../report.ts'
 import type { BiasEdit } from './biasEdits.ts'
+import type { PlannedLayers } from './planLayers.ts'
 import type { ModelPlan } from './planModel.ts'
 import type { QuantizedLayerData } from './quantizeLayers.ts'
 
@@ -41,7 +43,7 @@ export function layerInfo(
 }
 
 /** Every float tensor that stays as it is; vectors (biases, norms) that share a reason and operator in one entry. */
-export function leftAlone(found: Layers, skipped: ModelPlan['skipped']): LeftAlone[] {
+export function leftAlone(found: Layers, skipped: PlannedLayers['skipped']): LeftAlone[] {
   const own = skipped.map(({ layer, reason }): LeftAlone => {
     const { name, weight, operators, bytes } = layerInfo(found, layer)
     return { name, operator: operators.join('+'), weight, bytes, reason }
@@ -89,6 +91,8 @@ export interface QuantizeOutcome {
   readonly biases: readonly BiasEdit[]
   /** What calibration had to say. */
   readonly notices: readonly string[]
+  /** How widths were given to layers; undefined where all are alike. */
+  readonly allocation: AllocationReport | undefined
   /** Undefined without calibration data. */
   readonly calibration: CalibrationReport | undefined
   readonly sha256: readonly { readonly path: string; readonly sha256: string }[]
@@ -125,6 +129,7 @@ export function quantizeReport(outcome: QuantizeOutcome, config: QuantizeConfig,
       relativeError: norm === 0 ? 0 : sum((layer) => layer.squaredError) / norm,
       ratio: output.totalBytes / source.totalBytes,
     },
+    allocation: outcome.allocation,
     calibration: outcome.calibration,
     verified: outcome.verified,
     seconds: outcome.seconds,

@@ -77,7 +77,8 @@ export class GroupHessians {
     const list = this.#kept.get(key) ?? []
     this.#kept.set(key, list)
     if (block in list) return list[block]
-    const { hessian, cols } = layerHessian(this.#statistics[block]!, centred)
+    const statistics = { ...this.#statistics[block]!, cross: undefined, crossSum: undefined }
+    const { hessian, cols } = layerHessian(statistics, centred)
     const made = await prepareHessian(hessian, cols, { damping, order }, this.#tools.products)
     const prepared = 'failed' in made ? undefined : made
     list[block] = prepared
@@ -127,16 +128,16 @@ export async function solveMember(
   const grids = [member.grid, ...candidate.grids.filter((grid) => isOther(grid, member.grid))]
   const solve = async (scaleType: 'auto' | 'float32') => {
     const parts: QuantizedWeight[] = []
-    for (let block = 0; block < hessians.blocks; block++) {
-      const own = rows.subarray(block * perBlock * cols, (block + 1) * perBlock * cols)
+    for (const { block, first, count } of partsOf(hessians.blocks, perBlock, cols)) {
+      const own = rows.subarray(first * cols, (first + count) * cols)
       let target: Float32Array | undefined
       let best: Solution | undefined
       for (const order of candidate.orders) {
         const prepared = await hessians.prepared(block, { ...candidate, order, centred })
         if (!prepared) return undefined
         const drift = candidate.alpha > 0 ? await hessians.drift(block, prepared, centred) : undefined
-        target ??= drift ? await movedTarget(own, perBlock, cols, drift, candidate.alpha, tools.products) : own
-        const problem = { target, rows: perBlock, cols, hessian: prepared }
+        target ??= drift ? await movedTarget(own, count, cols, drift, candidate.alpha, tools.products) : own
+        const problem = { target, rows: count, cols, hessian: prepared }
         for (const grid of grids) {
           const { bits, groupSize } = plan
           const solution = await solveLayer(problem, { bits, groupSize, grid, scaleType }, tools)
@@ -151,6 +152,21 @@ export async function solveMember(
   let parts = await solve('auto')
   if (parts?.some(({ scaleType }) => scaleType !== parts![0]!.scaleType)) parts = await solve('float32')
   return parts && joinRows(parts)
+}
+
+/** Most weights that are solved at a time: the solver takes some 40 bytes each. */
+const PART_WEIGHTS = 2 ** 23
+
+/** Rows that are solved together: they are independent, given the Hessian of their block. */
+function partsOf(blocks: number, perBlock: number, cols: number) {
+  const most = Math.max(1, Math.floor(PART_WEIGHTS / cols))
+  const parts: { readonly block: number; readonly first: number; readonly count: number }[] = []
+  for (let block = 0; block < blocks; block++) {
+    for (let row = 0; row < perBlock; row += most) {
+      parts.push({ block, first: block * perBlock + row, count: Math.min(most, perBlock - row) })
+    }
+  }
+  return parts
 }
 
 /** W* = W + α·W·D in shared memory (algorithms: the asymmetric objective is the plain one for a moved target). */

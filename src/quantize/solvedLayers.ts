@@ -25,6 +25,7 @@ export interface Decision {
 interface Info {
   readonly grid: GridCandidate
   readonly calibration: LayerCalibration | undefined
+  readonly positions: number
 }
 
 export class SolvedLayers {
@@ -33,6 +34,7 @@ export class SolvedLayers {
   readonly #checkpoint: Checkpoint | undefined
   readonly #layers = new Map<LayerPlan, QuantizedLayerData>()
   readonly #biases = new Map<string, BiasEdit>()
+  #positions = 0
 
   constructor(config: QuantizeConfig, sink: (bytes: Uint8Array) => Payload, checkpoint: Checkpoint | undefined) {
     this.#config = config
@@ -44,22 +46,36 @@ export class SolvedLayers {
   restored({ plan, site }: Pick<Member, 'plan' | 'site'>): Decision | undefined {
     if (!this.#checkpoint?.solved.has(plan.layer.name)) return undefined
     const { weight, bias, info } = this.#checkpoint.read(plan.layer.name)
-    const { grid, calibration } = info as Info
+    const { grid, calibration, positions } = info as Info
+    this.#positions = Math.max(this.#positions, positions)
     return { weight, grid, calibration, bias: bias && site && feedOfFloats(site.dataType, site.dims, bias) }
   }
 
-  /** Keep a decision. */
-  async keep({ plan, rows, site }: Pick<Member, 'plan' | 'rows' | 'site'>, decision: Decision): Promise<void> {
+  /**
+   * Keep a decision.
+   * @param positions that its statistics are of; 0 without.
+   */
+  async keep(
+    { plan, rows, site }: Pick<Member, 'plan' | 'rows' | 'site'>,
+    decision: Decision,
+    positions: number,
+  ): Promise<void> {
+    this.#positions = Math.max(this.#positions, positions)
     const { weight, grid, calibration, bias } = decision
     const { name } = plan.layer
     if (this.#checkpoint && !this.#checkpoint.solved.has(name)) {
-      const info: Info = { grid, calibration }
+      const info: Info = { grid, calibration, positions }
       this.#checkpoint.append({ layer: name, info, weight, bias: bias && floatsOf(bias) })
     }
     const errors = errorsOf(rows, weight)
     const packed = await packQuantized(plan, { weight, ...grid, ...errors }, this.#config, this.#sink)
     this.#layers.set(plan, { ...packed, calibration })
     if (site && bias) this.#biases.set(site.added, { site, value: bias })
+  }
+
+  /** Most positions that the statistics of a layer are of, in this run or the one that it goes on with. */
+  get positions(): number {
+    return this.#positions
   }
 
   /** In the order of the plans. */

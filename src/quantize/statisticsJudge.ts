@@ -42,7 +42,7 @@ async function quadratic(
   for (const [block, { gram, sum, weight }] of held.entries()) {
     const own = rows.slice(block * perBlock * cols, (block + 1) * perBlock * cols)
     const shape = { aRows: perBlock, aCols: cols, bRows: cols, bCols: cols }
-    const product = await products.multiply({ a: own, b: Float32Array.from(gram), ...shape })
+    const product = await products.multiply({ a: own, b: new Float32Array(gram), ...shape })
     for (let i = 0; i < own.length; i++) error += (own[i]! * product[i]!) / weight
     if (!correction) continue
     for (let row = 0; row < perBlock; row++) {

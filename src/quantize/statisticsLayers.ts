@@ -2,20 +2,20 @@
  * @file Saved statistics in, stored layers out: the same solver without the data and without running the network. Inputs are
  * those of the float network, so errors of earlier layers are not made up for; in return another width takes seconds.
  */
-import { withAddedBias } from '../calibration/biasSites.ts'
 import { modelFingerprint } from '../calibration/fingerprint.ts'
-import { groupLayers } from '../calibration/groups.ts'
-import { analyseMainGraph, constantNames, constantUses } from '../calibration/mainGraph.ts'
-import { openStatistics } from '../calibration/openStatistics.ts'
+import type { LayerGroup } from '../calibration/groups.ts'
+import { type OpenStatistics, openStatistics } from '../calibration/openStatistics.ts'
+import { StatisticsSum } from '../calibration/statsFile.ts'
 import { feedOfBytes } from '../calibration/tensors.ts'
 import type { FeedTensor } from '../data/modelInput.ts'
 import { tensorBytes } from '../onnx/tensorData.ts'
 import type { RunOptions } from '../progress.ts'
 import { checkAborted } from '../progress.ts'
 import { openProducts } from '../runtime/products.ts'
-import { biasSites, zeroBias } from './biasEdits.ts'
+import { zeroBias } from './biasEdits.ts'
 import type { CalibratedLayers, CalibrationTask } from './calibratedLayers.ts'
 import { decideGroup } from './decideGroup.ts'
+import { fittedInPart, groupedLayers, withoutCalibration } from './layerGroups.ts'
 import { type Member, readMember } from './members.ts'
 import { SolvedLayers } from './solvedLayers.ts'
 import { GroupHessians } from './solveMember.ts'
@@ -26,14 +26,9 @@ import { heldOutError } from './statisticsJudge.ts'
  * @throws QtoolError `data` when a file is damaged or of another model; `numeric`, `interrupted`.
  */
 export async function layersFromStatistics(task: CalibrationTask, run: RunOptions): Promise<CalibratedLayers> {
-  const { source, found, plans, config, symmetric } = task
-  const graph = analyseMainGraph(found.index)
-  const constants = constantNames(graph)
-  const sites = biasSites(graph, plans)
-  const edited = new Map([...sites.values()].map((site) => [site.node, withAddedBias(site)]))
+  const { source, found, plans, config } = task
   const layers = plans.map((plan) => plan.layer)
-  const uses = constantUses(graph, constants)
-  const groups = groupLayers(graph, constants, uses, layers, (node) => edited.get(node) ?? node)
+  const { graph, sites, groups } = groupedLayers(found, layers)
   const planOf = new Map(plans.map((plan) => [plan.layer, plan]))
   const statistics = openStatistics(config.stats, { model: modelFingerprint(source.model) })
   const products = openProducts(source.pool.threads)
@@ -46,8 +41,8 @@ export async function layersFromStatistics(task: CalibrationTask, run: RunOption
     1,
     layers.reduce((sum, layer) => sum + layer.weights, 0),
   )
+  const leftOut: { layer: string; reason: string }[] = []
   let done = 0
-  let positions = 0
   const biasAt = (site: Parameters<typeof zeroBias>[0]): FeedTensor => {
     const known = biases.get(site.added)
     if (known) return known
@@ -61,30 +56,33 @@ export async function layersFromStatistics(task: CalibrationTask, run: RunOption
       run.onProgress?.({ stage: 'calibrate', done, total, item: group.members[0]!.layer.name })
       const members: Member[] = []
       for (const { layer } of group.members) {
-        members.push(await readMember(source, planOf.get(layer)!, sites.get(layer), symmetric, run.signal))
+        members.push(await readMember(source, planOf.get(layer)!, sites.get(layer), run.signal))
       }
-      const key = (group.tap ?? group.ahead?.tap)?.key
-      const entry = key !== undefined && statistics.keys.includes(key) ? statistics.read(key) : undefined
+      const { sum, isWhole } = statisticsOf(group, statistics)
+      const { entry, positions } = sum
       if (!entry) {
-        const reason = group.members[0]!.reason ?? 'the statistics do not have it'
+        const reason = group.members[0]!.reason ?? NOT_IN_FILE
         notes.set(reason, (notes.get(reason) ?? 0) + members.length)
         for (const member of members) {
           const { rounded: weight, grid } = member
-          await solved.keep(member, { weight, grid, calibration: undefined, bias: undefined })
+          await solved.keep(member, { weight, grid, calibration: undefined, bias: undefined }, 0)
         }
       } else {
-        positions = Math.max(positions, entry.fit[0]!.weight)
+        for (const { layer, leftOut: reasons } of group.members) {
+          for (const reason of [...reasons, ...(isWhole ? [] : [NOT_IN_FILE])])
+            leftOut.push({ layer: layer.name, reason })
+        }
         const judging = entry.held.length > 0 ? entry.held : entry.fit
         const { decisions, warning } = await decideGroup(
           members,
           new GroupHessians(entry.fit, tools),
           (weights, corrections) => heldOutError(members, weights, corrections, judging, products),
-          { config, symmetric, tools, biasAt },
+          { config, tools, biasAt },
         )
         if (warning) warnings.push(warning)
         for (const [i, member] of members.entries()) {
           const decision = decisions[i]!
-          await solved.keep(member, decision)
+          await solved.keep(member, decision, positions)
           if (member.site && decision.bias) biases.set(member.site.added, decision.bias)
         }
       }
@@ -99,13 +97,11 @@ export async function layersFromStatistics(task: CalibrationTask, run: RunOption
         source: config.stats.join(', '),
         samples: fingerprints.reduce((sum, { samples, heldOut }) => sum + samples + heldOut, 0),
         heldOut: fingerprints.reduce((sum, { heldOut }) => sum + heldOut, 0),
-        positions,
+        positions: solved.positions,
         groups: groups.filter(({ tap, ahead }) => tap || ahead).length,
         stages: 0,
         outputs: [],
-        notes: [...notes].map(
-          ([reason, count]) => `${count} ${count === 1 ? 'layer' : 'layers'} quantized without calibration: ${reason}`,
-        ),
+        notes: [...withoutCalibration(notes), ...fittedInPart(leftOut)],
       },
       warnings,
     }
@@ -113,4 +109,18 @@ export async function layersFromStatistics(task: CalibrationTask, run: RunOption
     statistics.close()
     await products.dispose()
   }
+}
+
+const NOT_IN_FILE = 'the statistics do not have it'
+
+/** Those of the group's tap, or the sum over all taps of a weight that several products read. */
+function statisticsOf(
+  { tap, ahead }: LayerGroup,
+  file: OpenStatistics,
+): { readonly sum: StatisticsSum; readonly isWhole: boolean } {
+  const keys = tap ? [tap.key] : (ahead ?? []).map((placed) => placed.tap.key)
+  const there = keys.filter((key) => file.keys.includes(key))
+  const sum = new StatisticsSum()
+  for (const key of there) sum.add(file.read(key))
+  return { sum, isWhole: there.length === keys.length }
 }

@@ -4,12 +4,12 @@ import type { QuantizeConfig } from '../config.ts'
 import type { Layers } from '../onnx/layers.ts'
 import type { RunOptions } from '../progress.ts'
 import type { CalibrationReport } from '../report.ts'
-import { VERSION } from '../version.ts'
 import type { BiasEdit } from './biasEdits.ts'
 import { buildOutput } from './buildOutput.ts'
 import { calibrate, dropCheckpoint } from './calibrate.ts'
 import { outputSize } from './outputSize.ts'
-import { type ModelPlan, planModel, settled } from './planModel.ts'
+import { plannedProvenance } from './planFigures.ts'
+import type { ModelPlan } from './planModel.ts'
 import { type QuantizedLayerData, quantizeLayers } from './quantizeLayers.ts'
 import type { LayerSource } from './readWeight.ts'
 import type { Output } from './writeOutput.ts'
@@ -27,12 +27,20 @@ export interface Quantized {
   readonly warnings: readonly string[]
 }
 
+/** A plan whose real output was larger than the budget. */
+export interface RejectedPlan {
+  readonly plan: ModelPlan
+  /** By so many bytes. */
+  readonly excess: number
+}
+
 const UNCALIBRATED = { biases: [], report: undefined, warnings: [] } as const
 
 /**
  * Quantize within the configuration's budget. A plan counts on float16 scales; where a tensor turns out to need float32,
  * the output may be larger than planned, and the next candidate takes its place.
- * @param data calibration data, where there is some.
+ * @param data     calibration data, where there is some.
+ * @param makePlan the next plan, after some whose real output turned out larger than the budget.
  * @throws QtoolError `infeasible` when no candidate is left.
  */
 export async function quantizeWithinBudget(
@@ -41,44 +49,47 @@ export async function quantizeWithinBudget(
   config: QuantizeConfig,
   output: Output,
   data: CalibrationData | undefined,
+  makePlan: (rejected: readonly RejectedPlan[]) => Promise<ModelPlan>,
   run: RunOptions,
 ): Promise<Quantized> {
-  const rejected: ModelPlan[] = []
+  const rejected: RejectedPlan[] = []
   for (;;) {
     run.onProgress?.({ stage: 'plan', done: 0, total: 1 })
-    const plan = planModel(source.model, found, config, rejected)
-    const { plans, symmetric } = plan
+    const plan = await makePlan(rejected)
+    const { plans } = plan
     const { sink } = output
     // Statistics are those of the float network, whatever the plan: the first pass has written them.
     const own = data && rejected.length > 0 ? { ...config, stats: [] } : config
     const made =
       config.method === 'gptq'
-        ? await calibrate({ source, found, plans, config: own, symmetric, sink }, data, output.temporaries, run)
-        : { ...UNCALIBRATED, layers: await quantizeLayers(source, plans, config, symmetric, sink, run) }
+        ? await calibrate({ source, found, plans, config: own, sink }, data, output.temporaries, run)
+        : { ...UNCALIBRATED, layers: await quantizeLayers(source, plans, config, sink, run) }
     const { layers, biases, report, warnings } = made
-    if (keepsBudget(source, plan, made, config, output)) return { plan, layers, biases, calibration: report, warnings }
-    rejected.push(plan)
+    const excess = excessBytes(source, plan, made, config, output)
+    if (excess <= 0) return { plan, layers, biases, calibration: report, warnings }
+    rejected.push({ plan, excess })
     dropCheckpoint(config)
     output.restart()
   }
 }
 
-function keepsBudget(
+/** Bytes above the budget; 0 when it is kept. */
+function excessBytes(
   { model }: Omit<LayerSource, 'workspace'>,
   plan: ModelPlan,
   { layers, biases }: Pick<Quantized, 'layers' | 'biases'>,
   config: QuantizeConfig,
   output: Output,
-): boolean {
-  if (layers.length === 0) return true
+): number {
+  if (layers.length === 0) return 0
+  let excess = 0
   if (plan.bitsPerWeightLimit !== undefined) {
     const bytes = layers.reduce((sum, { tensors }) => tensors.reduce((all, tensor) => all + tensor.bytes, sum), 0)
     const weights = layers.reduce((sum, layer) => sum + layer.plan.layer.weights, 0)
-    return (8 * bytes) / weights <= plan.bitsPerWeightLimit + BITS_SLACK
+    excess = bytes - ((plan.bitsPerWeightLimit + BITS_SLACK) * weights) / 8
   }
-  if (plan.byteLimit === undefined) return true
-  // Digests are as long as these.
-  const provenance = { version: VERSION, sha256: model.files.map(() => '0'.repeat(64)) }
-  const built = buildOutput(model, layers, biases, plan.target, settled(config, plan), provenance)
-  return outputSize(built.model, model, config.externalData, output.path).totalBytes <= plan.byteLimit
+  if (plan.byteLimit === undefined) return Math.max(0, excess)
+  const built = buildOutput(model, layers, biases, plan.target, plan.settled, plannedProvenance(model))
+  const { totalBytes } = outputSize(built.model, model, config.externalData, output.path)
+  return Math.max(0, excess, totalBytes - plan.byteLimit)
 }

@@ -16,7 +16,7 @@ import { verifyWritten } from '../verify/verify.ts'
 import { VERSION } from '../version.ts'
 import { buildOutput } from './buildOutput.ts'
 import { outputSize, placement } from './outputSize.ts'
-import { planWarnings, settled } from './planModel.ts'
+import { planWarnings } from './planModel.ts'
 import type { QuantizeOutcome } from './report.ts'
 
 /** Where the bytes of new tensors go while the model is being quantized. */
@@ -83,7 +83,7 @@ export async function writeOutput(
   if (plan.plans.length === 0)
     return { output: nothingToQuantize(outcome, output, config, run), verified: [], warnings }
   const provenance = { version: VERSION, sha256: outcome.sha256.map(({ sha256 }) => sha256) }
-  const built = buildOutput(model, layers, biases, plan.target, settled(config, plan), provenance)
+  const built = buildOutput(model, layers, biases, plan.target, plan.settled, provenance)
   const sizes = outputSize(built.model, model, config.externalData, output.path)
   if (config.dryRun) return { output: { path: output.path ?? '', ...sizes }, verified: undefined, warnings }
 

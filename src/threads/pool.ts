@@ -5,6 +5,7 @@
 import { setImmediate } from 'node:timers/promises'
 import { Worker } from 'node:worker_threads'
 import { checkAborted } from '../progress.ts'
+import { collectGarbage } from './collect.ts'
 import type { Kernel, Task } from './kernel.ts'
 import { newControl, requestStop, takeUnit, type Units } from './units.ts'
 
@@ -16,14 +17,16 @@ export interface KernelPool {
    * @throws QtoolError `interrupted` when the signal aborts; Error when a worker thread fails (a bug).
    */
   run<Job>(task: Task<Job>, signal?: AbortSignal): Promise<Float64Array>
+  /** Free what jobs that are done have left in memory, on all threads. */
+  collect(): Promise<void>
   /** End the worker threads. Jobs under way fail. */
   close(): Promise<void>
 }
 
-/** What a worker thread is sent. */
-export interface Assignment extends Units {
+/** What a worker thread is sent; without units it collects garbage. */
+export interface Assignment {
   readonly id: number
-  readonly module: string
+  readonly work: (Units & { readonly module: string }) | undefined
 }
 
 interface Waiting {
@@ -88,9 +91,14 @@ export function createPool(threads: number): KernelPool {
   const crews: Crew[] = []
   let lastId = 0
 
-  const onWorkers = async (assignment: Assignment, count: number, signal: AbortSignal | undefined): Promise<void> => {
+  const onWorkers = async (
+    work: Units & { module: string },
+    count: number,
+    signal: AbortSignal | undefined,
+  ): Promise<void> => {
     while (crews.length < count) crews.push(hire())
-    const stop = () => requestStop(assignment.control)
+    const assignment = { id: ++lastId, work }
+    const stop = () => requestStop(work.control)
     signal?.addEventListener('abort', stop)
     try {
       // All must have let go of the shared arrays before anyone hears of a failure.
@@ -124,9 +132,13 @@ export function createPool(threads: number): KernelPool {
       const shared: Units = { job, units, control: newControl(), results }
       const count = Math.min(threads, units)
       if (count === 1) await onThisThread(shared, kernel, signal)
-      else await onWorkers({ ...shared, id: ++lastId, module: kernel.module }, count, signal)
+      else await onWorkers({ ...shared, module: kernel.module }, count, signal)
       checkAborted(signal)
       return results
+    },
+    async collect() {
+      collectGarbage()
+      await Promise.all(crews.map((crew) => assign(crew, { id: ++lastId, work: undefined })))
     },
     async close() {
       await Promise.all(crews.splice(0).map(({ worker }) => worker.terminate()))

@@ -1,5 +1,6 @@
 /** @file A worker thread of the pool: loads the job's kernel, then takes units until none is left. */
 import { parentPort } from 'node:worker_threads'
+import { collectGarbage } from './collect.ts'
 import type { RunUnit } from './kernel.ts'
 import type { Assignment } from './pool.ts'
 import { drainUnits, requestStop } from './units.ts'
@@ -13,13 +14,13 @@ async function load(module: string): Promise<RunUnit<never>> {
   return runUnit
 }
 
-port.on('message', async (assignment: Assignment) => {
-  const { id, module, control } = assignment
+port.on('message', async ({ id, work }: Assignment) => {
   try {
-    drainUnits(assignment, loaded.get(module) ?? (await load(module)))
+    if (work) drainUnits(work, loaded.get(work.module) ?? (await load(work.module)))
+    else collectGarbage()
     port.postMessage({ id })
   } catch (error) {
-    requestStop(control)
+    if (work) requestStop(work.control)
     port.postMessage({ id, error })
   }
 })

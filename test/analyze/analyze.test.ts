@@ -19,15 +19,15 @@ const sum = (values: readonly number[]) => values.reduce((a, b) => a + b, 0)
 it.each(names)('%s: totals are the sums of what is listed', async (name) => {
   const report = await analyzeModel(fixturePath(name), { threads: 1 })
   const { layers, leftAlone, totals } = report
-  const sizes = report.model.files.map((file) => fs.statSync(file.path).size)
-  expect(report.model.totalBytes).toBe(sum(sizes))
+  const sizes = report.model!.files.map((file) => fs.statSync(file.path).size)
+  expect(report.model!.totalBytes).toBe(sum(sizes))
   expect(totals.weights).toBe(sum(layers.map((layer) => layer.weights)))
   expect(totals.weightBytes).toBe(sum(layers.map((layer) => layer.bytes)))
   expect(totals.leftAloneBytes).toBe(sum(leftAlone.map((entry) => entry.bytes)))
-  expect(totals.weightBytes + totals.leftAloneBytes + totals.otherBytes).toBe(report.model.totalBytes)
+  expect(totals.weightBytes + totals.leftAloneBytes + totals.otherBytes).toBe(report.model!.totalBytes)
   // Names, nodes and the message format itself take some bytes.
   expect(totals.otherBytes).toBeGreaterThan(0)
-  expect(sum(layers.map((layer) => layer.shareOfBytes))).toBeCloseTo(totals.weightBytes / report.model.totalBytes, 12)
+  expect(sum(layers.map((layer) => layer.shareOfBytes))).toBeCloseTo(totals.weightBytes / report.model!.totalBytes, 12)
   for (const [w, { bits, storedBytes, relativeError }] of totals.widths.entries()) {
     expect(bits).toBe(BITS[w])
     expect(storedBytes).toBe(sum(layers.map((layer) => layer.widths[w]!.storedBytes)))

@@ -1,6 +1,6 @@
 import fc from 'fast-check'
 import { describe, expect, it } from 'vitest'
-import { type Budget, parseBudget, parseBytes } from '../../src/bitalloc/budget.ts'
+import { type Budget, parseBudget, parseBudgets, parseBytes, parseLatency } from '../../src/bitalloc/budget.ts'
 import { QtoolError } from '../../src/errors.ts'
 
 function failure(text: string): QtoolError {
@@ -147,6 +147,47 @@ describe('parseBudget', () => {
       }),
       { numRuns: 1000 },
     )
+  })
+})
+
+describe('parseBudgets', () => {
+  it('reads parts in any order, as parseBudget does', () => {
+    const parts = ['4bit', ' 4.5 bpw', '350MB', '-60%']
+    fc.assert(
+      fc.property(fc.shuffledSubarray(parts, { minLength: 1 }), (chosen) => {
+        expect(parseBudgets(chosen.join(','))).toEqual(chosen.map(parseBudget))
+      }),
+    )
+  })
+
+  it.each([
+    ['4bit,3bit', "budgets '4bit' and '3bit' limit the same"],
+    ['0.3x, 4bit, -60%', "budgets '0.3x' and '-60%' limit the same"],
+    ['4bit,', 'has an empty part'],
+    ['', 'has an empty part'],
+    [' , 4bit', 'has an empty part'],
+    ['4bit, 350mb', "'mb' is not a unit"],
+    ['3,5bit', "budget '3' has no unit"],
+  ])('%j is a usage error', (text, message) => {
+    expect(() => parseBudgets(text)).toThrow(
+      expect.objectContaining({ code: 'usage', message: expect.stringContaining(message) }),
+    )
+  })
+})
+
+describe('parseLatency', () => {
+  it.each([
+    ['0.7x', 0.7],
+    [' .25 x ', 0.25],
+    ['1x', 1],
+    ['1.x', 1],
+    ['100x', 100],
+  ])('%j', (text, ratio) => {
+    expect(parseLatency(text)).toBe(ratio)
+  })
+
+  it.each(['', '0.7', '70%', '0x', '101x', '-1x', 'x', '1e1x', '0.7X', '1/2x'])('%j is a usage error', (text) => {
+    expect(() => parseLatency(text)).toThrow(expect.objectContaining({ code: 'usage' }))
   })
 })
 

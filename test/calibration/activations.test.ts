@@ -47,36 +47,49 @@ it.each([0, 20, total - 1])('every type comes back from memory and from disk: %i
   expect(fs.existsSync(folder)).toBe(false)
 })
 
-it('what fits stays in memory as it is, and no directory is made', () => {
+it('what fits stays in memory, and no directory is made', () => {
   const { folder, kept } = store('memory', total)
   for (const [i, tensor] of TENSORS.entries()) kept.put('float', i, 'a', tensor)
-  for (const [i, tensor] of TENSORS.entries()) expect(kept.get('float', i, 'a')).toBe(tensor)
+  for (const [i, tensor] of TENSORS.entries()) expect(kept.get('float', i, 'a')).toEqual(tensor)
   kept.close()
   expect(fs.existsSync(folder)).toBe(false)
 })
 
-it('names, batches and sides are apart; what is put again or dropped frees its memory and its file', () => {
+it('names, batches and sides are apart; what is put again or dropped leaves its memory and its file to others', () => {
   const { folder, kept } = store('drop', 8)
   const at = (value: number): FeedTensor => ({ type: 'float', dims: [2], data: Float32Array.of(value, value) })
   kept.put('float', 0, 'a', at(1))
   kept.put('quantized', 0, 'a', at(2))
   kept.put('float', 1, 'a', at(3))
   kept.put('float', 1, 'b', at(4))
-  const values = [kept.get('float', 0, 'a'), kept.get('quantized', 0, 'a'), kept.get('float', 1, 'a')]
-  expect(values.map(({ data }) => data[0])).toEqual([1, 2, 3])
+  const places = [
+    ['float', 0],
+    ['quantized', 0],
+    ['float', 1],
+  ] as const
+  expect(places.map(([side, batch]) => kept.get(side, batch, 'a').data[0])).toEqual([1, 2, 3])
   expect(fs.readdirSync(folder).length).toBe(3)
   kept.put('float', 1, 'a', at(5))
   expect(kept.get('float', 1, 'a').data[0]).toBe(5)
   expect(fs.readdirSync(folder).length).toBe(3)
-  kept.drop('a', 2)
+  kept.drop(0, 'a')
+  kept.drop(1, 'a')
   expect([kept.has('float', 0, 'a'), kept.has('quantized', 0, 'a'), kept.has('float', 1, 'a')]).toEqual(
     new Array(3).fill(false),
   )
   expect(kept.get('float', 1, 'b').data[0]).toBe(4)
-  expect(fs.readdirSync(folder).length).toBe(1)
-  // There is room in memory again.
+  // There is room in memory again; then files that are there are written over, by shorter and by longer tensors.
   kept.put('float', 0, 'c', at(6))
-  expect(fs.readdirSync(folder).length).toBe(1)
+  const wide: FeedTensor = { type: 'float', dims: [4], data: Float32Array.of(7, 8, 9, 10) }
+  const narrow: FeedTensor = { type: 'float', dims: [1], data: Float32Array.of(11) }
+  kept.put('float', 1, 'c', wide)
+  kept.put('float', 0, 'd', narrow)
+  expect(fs.readdirSync(folder).length).toBe(3)
+  expect(kept.get('float', 1, 'c')).toEqual(wide)
+  expect(kept.get('float', 0, 'd')).toEqual(narrow)
+  expect(kept.get('float', 1, 'b').data[0]).toBe(4)
+  const sizes = fs.readdirSync(folder).map((file) => fs.statSync(path.join(folder, file)).size)
+  expect(sizes.sort()).toEqual([16, 4, 8])
   expect(() => kept.get('float', 0, 'a')).toThrow(RangeError)
   expect(() => kept.shapeOf('quantized', 1, 'b')).toThrow(RangeError)
   kept.close()

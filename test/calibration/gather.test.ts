@@ -243,6 +243,62 @@ describe('numbers that are not finite', () => {
     walk.close()
   })
 
+  it('do not matter at padding; where a position counts they do', async () => {
+    const mask = [1, 1, 0, 1, 1, 1, 0, 1, 1, 0, 0, 1]
+    const weights = { type: 'int64', dims: [4, 3], data: BigInt64Array.from(mask, BigInt) } as const
+    const data = draw([4, 3, 8], 3)
+    const clean = rowsIn(data, 8)
+    for (const [position, counts] of mask.entries()) if (!counts) data.fill(Number.NaN, 8 * position, 8 * position + 8)
+    const padded = datasetOf({ x: feed([4, 3, 8], data), attention_mask: weights })
+    const walk = walkThrough(chain, { fit: padded, held: padded.subset([2]) })
+    for (const [at, name] of ['w0', 'w1'].entries()) {
+      await walk.advance(at)
+      const tap = tapFor(chain, name)
+      const inputs = at === 0 ? clean : times(clean, draw([8, 8], 1), 8)
+      expectSums(await gather(walk, tap, { end: walk.fitBatches }), [inputs], undefined, mask)
+      await checkFinite(walk, tap, { first: 0, end: walk.batches.length })
+    }
+    walk.close()
+    data[8 * 7 + 3] = Number.NaN
+    const other = walkThrough(chain, { fit: padded, held: padded.subset([2]) })
+    await other.advance(1)
+    const tap = tapFor(chain, 'w1')
+    const message = /computes NaN at node '?first'? \(MatMul\) for sample 2$/
+    await expect(gather(other, tap)).rejects.toThrow(message)
+    await expect(checkFinite(other, tap, { first: 2, end: 3 })).rejects.toThrow(message)
+    other.close()
+  })
+
+  it('do not matter beyond the length of a sequence', async () => {
+    const lengths = makeTensor({ name: 'lengths', dims: [2n], dataType: 6, int32Data: [3, 1] })
+    const model = smallModel({
+      nodes: [makeNode('RNN', ['x', 'wi', 'wr', '', 'lengths'], ['y'], { attributes: { hidden_size: 8 } })],
+      weights: [w('wi', [1, 8, 8], 1), w('wr', [1, 8, 8], 2), lengths],
+      inputs: { x: [3, 2, 8] },
+    })
+    const data = draw([3, 2, 8], 3)
+    const within = rowsIn(data, 8).filter((_, at) => at % 2 === 0 || at === 1)
+    data.fill(Number.NaN, 3 * 8, 4 * 8)
+    data[5 * 8] = Infinity
+    const input = feed([3, 2, 8], data)
+    const one = {
+      ...datasetOf({ x: input }).subset([0, 1]),
+      *batches() {
+        yield { feeds: new Map([['x', input]]), count: 2, start: 0 }
+      },
+    }
+    const walk = walkThrough(model, { fit: one, held: datasetOf({ x: input }).subset([]) })
+    const tap = tapFor(model, 'wi')
+    expect(tap.source.kind).toBe('steps')
+    expectSums(await gather(walk, tap), [within])
+    await checkFinite(walk, tap, { first: 0, end: 1 })
+    walk.close()
+    data[2 * 8 + 1] = Number.NaN
+    const other = walkThrough(model, { fit: one, held: datasetOf({ x: input }).subset([]) })
+    await expect(gather(other, tap)).rejects.toThrow(/for sample 0$/)
+    other.close()
+  })
+
   it('may be products alone: inputs too large for float32 squares', async () => {
     const data = damaged(0, 1e30)
     const walk = walkThrough(chain, { fit: data, held: data.subset([]) })

@@ -203,6 +203,24 @@ describe('gramModel', () => {
     expectStatistics(await runTap(tap, index, alone), rest)
   })
 
+  it('does not look at positions of weight 0, of either network', async () => {
+    const { model, x } = build(rows)
+    const { index, tap } = tapIn(model)
+    const f = draw(rows.x, 9)
+    const weights = [1, 0, 2, 0.5, 3, 1, 0, 0.25, 1, 2]
+    const [xs, fs] = [vectorsAlong(x, rows.x, 2), vectorsAlong(f, rows.x, 2)]
+    const expected = slowStatistics([xs], [fs], weights)
+    x.fill(Number.NaN, 6, 12)
+    x[36] = -Infinity
+    f[7] = Infinity
+    f[41] = Number.NaN
+    const feeds = { quantized: { x: feed(rows.x, x) }, float: { x: feed(rows.x, f) }, weights }
+    expectStatistics(await runTap(tap, index, feeds), expected)
+    // At a position that counts it shows.
+    x[0] = Number.NaN
+    expect((await runTap(tap, index, { ...feeds, quantized: { x: feed(rows.x, x) } })).sum[0]![0]).toBeNaN()
+  })
+
   it('refuses weights where they have no place, and types that do not belong to the reads', () => {
     const { index, tap } = tapIn(build({ operator: 'Gemm', w: [6, 12], x: [6, 7], attributes: { transA: 1 } }).model)
     const type = { dataType: DataType.FLOAT, rank: 2 }

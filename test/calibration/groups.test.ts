@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { groupLayers } from '../../src/calibration/groups.ts'
+import { cutsOf, groupLayers, horizonOf } from '../../src/calibration/groups.ts'
 import { analyseMainGraph, constantNames, constantUses } from '../../src/calibration/mainGraph.ts'
 import { modelLayers } from '../../src/onnx/layers.ts'
 import { DataType, type ModelProto, makeNode, type NodeProto } from '../../src/onnx/proto.ts'
@@ -105,10 +105,54 @@ describe('groups of layers', () => {
     } as never
     const [embedding, middle] = grouped(model)
     expect(embedding).toMatchObject({ before: 'h', tap: undefined })
-    expect(embedding!.ahead!.tap.reads).toEqual(['z'])
-    expect(embedding!.graph.nodes[embedding!.ahead!.position]!.output[0]).toBe('logits')
-    expect(embedding!.members[0]).toMatchObject({ reason: undefined, use: { node: { name: 'logits' } } })
+    expect(embedding!.ahead!.map(({ tap }) => tap.reads)).toEqual([['z']])
+    expect(embedding!.graph.nodes[embedding!.ahead![0]!.position]!.output[0]).toBe('logits')
+    const [member] = embedding!.members
+    expect(member).toMatchObject({ reason: undefined, use: { node: { name: 'logits' } }, leftOut: [] })
     expect(middle).toMatchObject({ before: 'z', ahead: undefined, tap: { reads: ['h'] } })
+  })
+
+  it('of weights that several products read have the statistics of all of them ahead', () => {
+    const nodes = [
+      matMul('x', 'wq', 'q1'),
+      matMul('x', 'wk', 'k1'),
+      matMul('x', 'own', 'o'),
+      makeNode('Sum', ['q1', 'k1', 'o'], ['h']),
+      matMul('h', 'wk', 'k2'),
+      matMul('h', 'wq', 'q2'),
+      makeNode('Add', ['k2', 'q2'], ['z']),
+      matMul('z', 'last', 'y'),
+    ]
+    const weights = ['wq', 'wk', 'own', 'last'].map((name) => w(name))
+    const groups = grouped(smallModel({ nodes, weights, inputs: { x: [1, 8] } }))
+    expect(summary(groups)).toEqual([
+      ['q1,k1', 'q1', undefined],
+      ['o', 'o', 'x'],
+      ['y', 'y', 'z'],
+    ])
+    expect(groups[0]!.ahead!.map(({ tap, position }) => [tap.reads.join(), position])).toEqual([
+      ['x', 0],
+      ['h', 4],
+    ])
+    expect(groups.map(({ ahead }) => ahead !== undefined)).toEqual([true, false, false])
+    expect(groups.flatMap(({ members }) => members.flatMap(({ leftOut }) => leftOut))).toEqual([])
+    expect(cutsOf(groups)).toEqual([0, 2, 7])
+    expect([0, 2, 7].map((cut) => horizonOf(cutsOf(groups), cut, 8))).toEqual([7, 8, 8])
+  })
+
+  it('of a weight that reads one tensor twice, or whose other readers have no statistics, wait for the quantized network', () => {
+    const nodes = [
+      matMul('x', 'w0', 'a'),
+      matMul('x', 'w0', 'b'),
+      branch('yes', 'c', 'a', 'b', 'a'),
+      makeNode('Add', ['b', 'c'], ['y']),
+    ]
+    const inner = nodes[2]!.attribute[0]!.g!
+    inner.node = [makeNode('MatMul', ['a', 'w0'], [inner.output[0]!.name], { name: 'in a branch' })]
+    const groups = grouped(smallModel({ nodes, weights: [w('w0')], inputs: { x: [1, 8], yes: [] } }))
+    expect(summary(groups)).toEqual([['a', 'a', 'x']])
+    expect(groups[0]!.ahead).toBeUndefined()
+    expect(groups[0]!.members[0]!.leftOut).toEqual(['the MatMul that reads it is in the body of an If, Loop or Scan'])
   })
 
   it('say why there are no statistics; such layers are alone', () => {

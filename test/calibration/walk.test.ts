@@ -136,7 +136,7 @@ describe('a walk', () => {
     const values = await allValues(replaced(model, 'w1', candidate), batches)
     const own = await allValues(model, batches)
     for (const batch of [3, 0]) {
-      const found = await trial.run('quantized', batch, new Map([['w1', candidate]]))
+      const found = await trial.run('quantized', batch, { values: new Map([['w1', candidate]]) })
       expect([...found.keys()]).toEqual(['y'])
       expectTensor(found.get('y')!, values[batch]!.get('y')!, 'y of the candidate')
       expectTensor((await trial.run('float', batch)).get('y')!, own[batch]!.get('y')!, 'y')
@@ -155,7 +155,7 @@ describe('a walk', () => {
     await walk.advance(2)
     const trial = await walk.openTrial(4)
     const values = await allValues(replaced(replaced(model, 'w0', first), 'w1', second), batches)
-    const found = await trial.run('quantized', 1, new Map([['w1', second]]))
+    const found = await trial.run('quantized', 1, { values: new Map([['w1', second]]) })
     expectTensor(found.get('y')!, values[1]!.get('y')!, 'y')
     await trial.close()
     walk.close()

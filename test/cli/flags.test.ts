@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, afterEach, describe, expect, it, vi } from 'vitest'
 import { main } from '../../src/commands/cli.ts'
-import { ANALYZE_DEFAULTS, EVAL_DEFAULTS, QUANTIZE_DEFAULTS } from '../../src/config.ts'
+import { ANALYZE_DEFAULTS, EVAL_DEFAULTS, QUANTIZE_DEFAULTS, SENSITIVITIES } from '../../src/config.ts'
 
 const ECHO = new URL('./echoWorker.mjs', import.meta.url)
 const FOLDER = mkdtempSync(join(tmpdir(), 'qtool-flags-'))
@@ -102,6 +102,57 @@ describe('flags of quantize', () => {
     expect(config).toEqual({ ...QUANTIZE_DEFAULTS, method: 'gptq', data: ['x'], imageSize: [224, 224], holdout: 0 })
   })
 
+  it('say how widths are allocated, every one of them', async () => {
+    const { config } = await understood(
+      ...['quantize', 'm', '-o', 'o', '--data', 'x', '--budget', '4bit', '--budget', '350MB', '--solver', 'dp'],
+      ...[
+        '--sensitivity',
+        'kl,shapley',
+        '--analysis',
+        'a.json',
+        '--tie',
+        '*/attn/*',
+        '--tie',
+        '/mlp/',
+        '--max-kl',
+        '0.01',
+      ],
+      ...[
+        '--max-latency',
+        '0.7x',
+        '--latency',
+        'l',
+        '--positions',
+        '16',
+        '--evaluations',
+        '5',
+        '--pareto',
+        'c.json',
+        '--save-plan',
+        'p',
+      ],
+    )
+    expect(config).toEqual({
+      ...QUANTIZE_DEFAULTS,
+      method: 'gptq',
+      data: ['x'],
+      budget: '4bit,350MB',
+      solver: 'dp',
+      sensitivity: ['kl', 'shapley'],
+      analysis: 'a.json',
+      tie: ['*/attn/*', '/mlp/'],
+      maxKl: 0.01,
+      maxLatency: '0.7x',
+      latency: 'l',
+      positions: 16,
+      evaluations: 5,
+      pareto: 'c.json',
+      savePlan: 'p',
+    })
+    const planned = await understood('quantize', 'm', '-o', 'o', '--plan', 'p.json', '--layer', 'h=8')
+    expect(planned.config).toMatchObject({ plan: 'p.json', solver: 'uniform', layers: [{ pattern: 'h', bits: 8 }] })
+  })
+
   it('take a budget that starts with a dash', async () => {
     const task = await understood('quantize', 'm.onnx', '--dry-run', '--budget', '-60%', '--symmetric')
     expect(task.config).toMatchObject({ budget: '-60%', symmetric: 'yes' })
@@ -138,6 +189,18 @@ describe('flags of quantize', () => {
     [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--size', '0'], '--size: wanted height and width', ''],
     [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--seq-len', '0'], '--seq-len: wanted an integer from 1', ''],
     [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--holdout', '60%'], '--holdout: wanted a number from 0 to 0.5', '20%'],
+    [['m.onnx', '-o', 'o.onnx', '--solver', 'greedy'], '--solver: wanted one of uniform, ilp, dp, bisection', ''],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--max-kl', '0'], '--max-kl: wanted a number above 0', ''],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--max-latency', '70%'], "latency '70%': wanted a ratio", '0.7x'],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--tie', '/(/'], 'not a regular expression', 'glob'],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--tie', ''], "--tie: wanted a text, found ''", ''],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--evaluations', '-1'], '--evaluations: wanted an integer from 0', ''],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--bits', '4', '--max-kl', '1'], 'both maxKl (1) and a width', 'maxKl'],
+    [
+      ['m.onnx', '-o', 'o.onnx', '--budget', '4bit', '--analysis', 'a', '--plan', 'p'],
+      'is given beside a plan',
+      '--layer',
+    ],
     [['m.onnx', '-o', 'o.onnx', '--config', '/no/such.json'], '/no/such.json: the configuration cannot be read', ''],
   ])('%j is a usage error', async (args, message, hint) => {
     const { code, stdout, stderr } = await run('quantize', ...args)
@@ -253,7 +316,88 @@ describe('flags of analyze', () => {
 
   it('reach the configuration', async () => {
     const task = await understood('analyze', 'a.onnx', '--group-size', '128', '--threads', '2')
-    expect(task.config).toEqual({ groupSize: 128, threads: 2 })
+    expect(task.config).toEqual({ ...ANALYZE_DEFAULTS, groupSize: 128, threads: 2 })
+  })
+
+  it('say how to measure, every one of them', async () => {
+    const { config } = await understood(
+      ...[
+        'analyze',
+        'a.onnx',
+        '--data',
+        'x',
+        '-o',
+        'a.json',
+        '--force',
+        '--bits',
+        '4',
+        '--symmetric',
+        '--layer',
+        'h=8',
+      ],
+      ...['--sensitivity', 'kl, hessian,pairwise', '--candidates', 'all', '--configurations', '5', '--probes', '7'],
+      ...['--samples', '9', '--holdout', '25%', '--select', 'kl', '--damping', '0.1', '--scratch', 's', '--seed', '3'],
+      ...['--seq-len', '8', '--set', 'a=1', '--rename', 'b=c', '--size', '4x5', '--layout', 'nchw', '--mean', '2'],
+    )
+    expect(config).toEqual({
+      ...ANALYZE_DEFAULTS,
+      data: ['x'],
+      output: 'a.json',
+      force: true,
+      bits: 4,
+      symmetric: 'yes',
+      layers: [{ pattern: 'h', bits: 8 }],
+      sensitivity: ['kl', 'hessian', 'pairwise'],
+      candidates: 'all',
+      configurations: 5,
+      probes: 7,
+      samples: 9,
+      holdout: 0.25,
+      select: 'kl',
+      damping: 0.1,
+      scratch: 's',
+      seed: 3,
+      seqLen: 8,
+      set: { a: 1 },
+      rename: { b: 'c' },
+      imageSize: [4, 5],
+      layout: 'nchw',
+      normalize: { scale: 1, mean: [2], std: [1] },
+    })
+  })
+
+  it('divide the layers, and join the parts without a model', async () => {
+    const part = await understood('analyze', 'a.onnx', '--data', 'x', '--shard', '2/8', '-o', 'a.2.json')
+    expect(part.config).toMatchObject({ shard: '2/8', configurations: 0, output: 'a.2.json' })
+    expect(await understood('analyze', '--merge', 'a.1.json', 'a.2.json', '-o', 'a.json', '--force')).toEqual({
+      operation: 'analyze',
+      config: { ...ANALYZE_DEFAULTS, merge: ['a.1.json', 'a.2.json'], output: 'a.json', force: true },
+    })
+  })
+
+  it('list every sensitivity in the help', async () => {
+    const { stdout } = await run('analyze', '--help')
+    const words = stdout.split(/[\s,]+/)
+    for (const name of SENSITIVITIES) expect(words).toContain(name)
+  })
+
+  it.each([
+    [[], "missing required argument 'model'", 'name an ONNX file'],
+    [['a.onnx', '--merge', 'b', 'c', '-o', 'd'], 'a.onnx is given beside --merge', 'every part after --merge'],
+    [['--merge', 'b', 'c'], 'merge is given without an output', '-o analysis.json'],
+    [['--merge', 'b', '--data', 'x', '-o', 'd'], 'data is given beside merge', ''],
+    [['a', '--data', 'x', '-o', '-'], "-o '-': wanted a file name", '--json'],
+    [['a', '-o', 'b'], 'output is given without data', '--data'],
+    [['a', '--shard', '1/2', '-o', 'b'], 'shard is given without data', '--data'],
+    [['a', '--data', 'x', '--shard', '0/2', '-o', 'b'], '--shard: wanted a part such as 2/8', 'found "0/2"'],
+    [['a', '--data', 'x', '--sensitivity', 'kl,fisher'], '--sensitivity: wanted a list of kl, hessian', 'fisher'],
+    [['a', '--data', 'x', '--sensitivity', ''], '--sensitivity: wanted a list of kl', ''],
+    [['a', '--data', 'x', '--configurations', '-1'], '--configurations: wanted an integer from 0', ''],
+  ])('%j is a usage error', async (args, message, hint) => {
+    const { code, stdout, stderr } = await run('analyze', ...args)
+    expect({ code, stdout }).toEqual({ code: 2, stdout: '' })
+    expect(stderr).toContain(message)
+    expect(stderr).toContain(hint)
   })
 })
 
@@ -310,6 +454,36 @@ describe('a configuration file', () => {
     const rounded = configFile({ method: 'rtn', bits: 3 })
     const { config } = await understood('quantize', 'm', '-o', 'o', '--config', rounded, '--data', 'd')
     expect(config).toEqual({ ...QUANTIZE_DEFAULTS, bits: 3, method: 'gptq', data: ['d'] })
+  })
+
+  it('gives way to a width, a plan, a limit, or one width for all', async () => {
+    const allocating = { solver: 'dp', tie: ['*'], maxKl: 1, evaluations: 9, savePlan: 'p', pareto: 'c', analysis: 'a' }
+    const path = configFile({ budget: '4bit', data: ['d'], ...allocating })
+    const resolved = (...flags: string[]) => understood('quantize', 'm', '-o', 'o', '--config', path, ...flags)
+    const common = { ...QUANTIZE_DEFAULTS, method: 'gptq', data: [join(FOLDER, 'd')], savePlan: join(FOLDER, 'p') }
+    expect((await resolved()).config).toEqual({
+      ...{ ...common, budget: '4bit', ...allocating, sensitivity: [] },
+      ...{ pareto: join(FOLDER, 'c'), analysis: join(FOLDER, 'a'), savePlan: join(FOLDER, 'p') },
+    })
+    expect((await resolved('--bits', '3')).config).toEqual({ ...common, bits: 3 })
+    expect((await resolved('--plan', 'q')).config).toEqual({ ...common, plan: 'q' })
+    expect((await resolved('--solver', 'uniform')).config).toEqual({ ...common, budget: '4bit' })
+    expect((await resolved('--method', 'rtn')).config).toMatchObject({ method: 'rtn', solver: 'dp', evaluations: 60 })
+    const planned = configFile({ plan: 'p', data: ['d'] })
+    const { config } = await understood('quantize', 'm', '-o', 'o', '--config', planned, '--budget', '3bit')
+    expect(config).toMatchObject({ budget: '3bit', solver: 'ilp' })
+    expect(config).not.toHaveProperty('plan')
+  })
+
+  it('gives way to the joining of parts, and the other way round', async () => {
+    const measuring = configFile({
+      analyze: { data: ['d'], sensitivity: ['zd'], output: 'a', groupSize: 64, probes: 4 },
+    })
+    const joined = await understood('analyze', '--config', measuring, '--merge', 'b', 'c')
+    expect(joined.config).toEqual({ ...ANALYZE_DEFAULTS, output: join(FOLDER, 'a'), merge: ['b', 'c'] })
+    const joining = configFile({ merge: ['b', 'c'], output: 'a' })
+    const measured = await understood('analyze', 'm', '--config', joining, '--data', 'd')
+    expect(measured.config).toEqual({ ...ANALYZE_DEFAULTS, output: join(FOLDER, 'a'), data: ['d'] })
   })
 
   it('gives way to the other source of inputs', async () => {

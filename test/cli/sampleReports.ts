@@ -64,6 +64,7 @@ export const ANALYZE_REPORT: AnalyzeReport = {
       relativeError: 4 ** -bits,
     })),
   },
+  analysis: undefined,
   warnings: [],
 }
 
@@ -98,6 +99,7 @@ export const QUANTIZE_REPORT: QuantizeReport = {
   })),
   leftAlone: LEFT_ALONE,
   totals: { weights: 1_787_904, meanBits: 4, bitsPerWeight: 4.625, relativeError: 0.00624, ratio: 2.1 / 9 },
+  allocation: undefined,
   calibration: undefined,
   verified: [{ name: LONG_NAME, representation: 'MatMulNBits', largestDifference: 3e-7, tolerance: 1e-4 }],
   seconds: 1.25,
@@ -197,4 +199,68 @@ export const EVAL_REPORT: EvalReport = {
   ],
   passed: false,
   warnings: [],
+}
+
+const candidate = (bits: 8 | 4 | 2, loss: number, groupSize = 32) => ({
+  bits,
+  groupSize,
+  symmetric: 'auto' as const,
+  loss,
+  standardError: loss / 10,
+  storedBytes: 1000 * bits,
+})
+
+export const MEASURED_REPORT: AnalyzeReport = {
+  ...ANALYZE_REPORT,
+  analysis: {
+    metric: 'kl',
+    samples: { fitted: 205, heldOut: 51 },
+    layers: [
+      { name: LONG_NAME, candidates: [candidate(8, 1e-5), candidate(4, 0.004), candidate(2, 0.3)] },
+      { name: '/fixed/MatMul', candidates: [candidate(8, 2)] },
+      {
+        name: '/head/Conv',
+        candidates: [candidate(8, -1e-6), candidate(4, 0.02, 64), candidate(4, 0.01), candidate(2, 0.9)],
+      },
+    ],
+    agreements: [
+      { sensitivity: 'kl', rSquared: 0.71, spearman: 0.93 },
+      { sensitivity: 'coverage', rSquared: 0.98, spearman: undefined },
+    ],
+    blocks: [{ name: 'block 1', layers: [LONG_NAME, '/head/Conv'], lim: -0.87, zd: undefined }],
+    path: 'analysis.json',
+  },
+}
+
+export const ALLOCATED_REPORT: QuantizeReport = {
+  ...CALIBRATED_REPORT,
+  allocation: {
+    solver: 'ilp',
+    sensitivities: ['kl', 'coverage'],
+    metric: 'kl',
+    constraints: [
+      { name: 'mean bits', limit: 4, used: 3.987654 },
+      { name: 'bytes', limit: 2_200_000, used: 2_100_000 },
+    ],
+    candidates: [
+      { from: 'kl', predicted: 0.0123, measured: 0.0131, chosen: false },
+      { from: 'coverage', predicted: 0.0119, measured: 0.0128, chosen: true },
+    ],
+    measured: 0.0121,
+    bound: 0.0118,
+    gap: 0.0084,
+    evaluations: 60,
+    accepted: 3,
+    uniform: { bits: 4, measured: 0.025 },
+    layers: [
+      { name: 'a', bits: 8, groupSize: 32, symmetric: 'auto' },
+      { name: 'b', bits: 4, groupSize: 64, symmetric: 'yes' },
+      { name: 'c', bits: 4, groupSize: 'channel', symmetric: 'auto' },
+      { name: 'd', bits: 2, groupSize: 32, symmetric: 'auto' },
+    ],
+    pareto: [
+      { budget: '3bit', bytes: 1_700_000, predicted: 0.05, measured: undefined },
+      { budget: '4bit', bytes: 2_100_000, predicted: 0.0119, measured: 0.0121 },
+    ],
+  },
 }

@@ -263,7 +263,11 @@ async function checkCase(
   const { proto, feeds } = makeCase(c, new Float32Array(count))
   const source: OnnxModel = { path: 'm.onnx', proto, payloads: new Map(), files: [] }
   const target: Target = { format, opset: format === 'standard' ? 21 : 18, accuracyLevel: 0 }
-  const plan = planLayer(modelLayers(proto).layers.find((l) => l.constant.name === 'w')!, bits, groupSize, target)
+  const plan = planLayer(
+    modelLayers(proto).layers.find((l) => l.constant.name === 'w')!,
+    { bits, groupSize, symmetric: 'auto' },
+    target,
+  )
   const weight = randomWeight(plan, symmetric, bits * 100 + count)
   const packed = packLayer(plan, weight)
   const { model, written } = buildOutput(

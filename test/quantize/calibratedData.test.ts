@@ -6,14 +6,18 @@ import { openCalibration } from '../../src/calibration/openCalibration.ts'
 import type { QuantizeConfig } from '../../src/config.ts'
 import { resolveQuantizeConfig } from '../../src/configRules.ts'
 import { loadModel } from '../../src/onnx/load.ts'
+import { DataType, encodeModel, makeNode, makeTensor, makeValueInfo } from '../../src/onnx/proto.ts'
 import { quantizeModel } from '../../src/pipeline.ts'
 import { decideGroup } from '../../src/quantize/decideGroup.ts'
 import type { Member } from '../../src/quantize/members.ts'
 import { GroupHessians } from '../../src/quantize/solveMember.ts'
+import { makeRandom } from '../../src/random.ts'
 import { openProducts } from '../../src/runtime/products.ts'
 import { createPool } from '../../src/threads/pool.ts'
+import { model as modelOf } from '../helpers/smallModels.ts'
 import { useTempDir } from '../helpers/tempDir.ts'
 import { outputsOf, type Samples, smallModel, writeCase, writeSamples } from './calibratedModels.ts'
+import { normals } from './roundTrip.ts'
 
 const directory = useTempDir()
 const { folder, model: source, data: file } = writeCase(directory, smallModel('MLP'))
@@ -67,6 +71,90 @@ describe('data that cannot be used', () => {
       message: expect.stringContaining('input x is [?, 64], but its array is [10, 65]'),
     })
     expect(fs.existsSync(out)).toBe(false)
+  })
+})
+
+describe('a network that computes NaN at padding', () => {
+  const [length, size] = [6, 48]
+  // 0/0 at padding, as of attention over nothing; then a layer with a bias, and another.
+  const place = fs.mkdtempSync(path.join(directory, 'padded-'))
+  const file = path.join(place, 'padded.onnx')
+  const node = [
+    makeNode('Cast', ['attention_mask'], ['mask'], { attributes: { to: DataType.FLOAT } }),
+    makeNode('Unsqueeze', ['mask', 'last'], ['wide']),
+    makeNode('Mul', ['inputs_embeds', 'wide'], ['kept']),
+    makeNode('Add', ['kept', 'kept'], ['doubled']),
+    makeNode('Div', ['doubled', 'wide'], ['attended'], { name: 'attention' }),
+    makeNode('MatMul', ['attended', 'w1'], ['h'], { name: 'one' }),
+    makeNode('Add', ['h', 'b1'], ['hb']),
+    makeNode('Relu', ['hb'], ['r']),
+    makeNode('MatMul', ['r', 'w2'], ['s'], { name: 'two' }),
+    makeNode('Softmax', ['s'], ['y']),
+  ]
+  const last = makeTensor({ name: 'last', dims: [1n], dataType: DataType.INT64, int64Data: [2n] })
+  const initializer = [
+    normals('w1', [size, size], 0.2),
+    normals('b1', [size], 0.1),
+    normals('w2', [size, 32], 0.2),
+    last,
+  ]
+  const input = [
+    makeValueInfo('inputs_embeds', DataType.FLOAT, [undefined, length, size]),
+    makeValueInfo('attention_mask', DataType.INT64, [undefined, length]),
+  ]
+  const output = [makeValueInfo('y', DataType.FLOAT, [undefined, length, 32])]
+  fs.writeFileSync(file, encodeModel(modelOf({ initializer, node, input, output })))
+
+  /** @param isPadding of a token of a sample; what is there is drawn too. */
+  function written(name: string, isPadding: (sample: number, token: number) => boolean, damage = (v: number) => v) {
+    const random = makeRandom(9)
+    const rows = Array.from({ length: 40 }, (_, sample) => ({
+      inputs_embeds: Array.from({ length }, (_, token) => {
+        const causes = Array.from({ length: 12 }, () => random.normal())
+        return Array.from({ length: size }, (_, c) => {
+          const drawn = causes[(c * 5) % 12]! + causes[(c * 7) % 11]! + 0.3 * random.normal()
+          return sample === 7 && token === 5 && c === 2 ? damage(drawn) : drawn
+        })
+      }),
+      attention_mask: Array.from({ length }, (_, token) => (isPadding(sample, token) ? 0 : 1)),
+    }))
+    const to = path.join(place, name)
+    fs.writeFileSync(to, rows.map((row) => JSON.stringify(row)).join('\n'))
+    return [to]
+  }
+  const left = (sample: number, token: number) => token < sample % 4
+
+  it('is calibrated on the positions that count', async () => {
+    const report = await run({ data: written('left.jsonl', left) }, file)
+    expect(report.calibration!.positions).toBeGreaterThan(32 * 4)
+    expect(report.calibration!.positions).toBeLessThan(32 * 5)
+    const [compared] = report.calibration!.outputs
+    expect(compared!.sqnr).toBeGreaterThan(10)
+    for (const { calibration } of report.layers) {
+      expect(calibration!.solver).toBe('gptq')
+      expect(calibration!.heldOutError).toBeLessThan(0.8 * calibration!.heldOutErrorOfRounding!)
+    }
+  })
+
+  it('has scores, by which samples are selected', async () => {
+    const report = await run({ data: written('scored.jsonl', left), samples: 8, select: 'kl', dryRun: true }, file)
+    expect(report.calibration).toMatchObject({ samples: 8, heldOut: 2 })
+  })
+
+  it('computes the same model whatever is there', async () => {
+    const bytes = async (name: string, damage?: (v: number) => number) => {
+      await run({ data: written(name, (sample, token) => left(sample, token) || token === 5, damage) }, file)
+      return loadModel(out).proto.graph!.initializer.map(({ rawData }) => Buffer.from(rawData).toString('base64'))
+    }
+    expect(await bytes('drawn.jsonl')).toEqual(await bytes('large.jsonl', () => 1e20))
+  })
+
+  it('stops where it does so at a position that counts', async () => {
+    const broken = written('broken.jsonl', left, () => 3e38)
+    await expect(run({ data: broken }, file)).rejects.toMatchObject({
+      code: 'data',
+      message: expect.stringMatching(/computes (NaN|Infinity) at node '?attention'? \(Div\) for sample 7$/),
+    })
   })
 })
 

@@ -170,4 +170,17 @@ describe('an interrupted run', () => {
     expect(bytes('out.onnx') === bytes('whole.onnx')).toBe(true)
     expect(files()).toEqual([...INPUTS, 'out.onnx', 'whole.onnx'])
   })
+
+  it('that had solved all layers reports as many positions as a whole one', async () => {
+    const { run, data, at } = caseOf('MLP')
+    const whole = await run(undefined, { data, dryRun: true })
+    expect(whole.calibration!.positions).toBe(96)
+    const resume = at('progress')
+    const stopped = counter(3)
+    await expect(run('out.onnx', { data, resume }, stopped.options)).rejects.toMatchObject({ code: 'interrupted' })
+    const rest = counter()
+    const report = await run('out.onnx', { data, resume }, rest.options)
+    expect([rest.solved(), rest.resumed()]).toEqual([0, 3])
+    expect(report.calibration).toEqual(whole.calibration)
+  })
 })

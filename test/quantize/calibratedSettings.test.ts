@@ -99,12 +99,3 @@ describe('saved files', () => {
     expect((await quantizeModel(file, undefined, { ...config, bits: 3, stats })).calibration!.samples).toBe(20)
   })
 })
-
-it('says whose inputs a weight with several readers is fitted to', async () => {
-  const file = inDirectory('shared.onnx')
-  const node = [makeNode('MatMul', ['x', 'w'], ['h']), makeNode('MatMul', ['h', 'w'], ['y'], { name: 'second' })]
-  const ends = { input: [value('x', [1, 64])], output: [value('y', [1, 64])] }
-  fs.writeFileSync(file, encodeModel(model({ initializer: [normals('w', [64, 64], 0.1)], node, ...ends })))
-  const { calibration } = await quantizeModel(file, undefined, { data: [data], bits: 4, threads: 1, dryRun: true })
-  expect(calibration!.notes.join()).toContain('1 weights with several readers are fitted to the inputs of the first')
-})

@@ -58,7 +58,7 @@ async function write(
   const reader = new SourceReader(loaded)
   const pool = createPool(1)
   const sink = (bytes: Uint8Array) => ({ kind: 'memory', byteLength: bytes.length, bytes: bytes.slice() }) as const
-  const layers = await quantizeLayers({ model: loaded, reader, pool }, plan.plans, full, plan.symmetric, sink, {})
+  const layers = await quantizeLayers({ model: loaded, reader, pool }, plan.plans, full, sink, {})
   reader.close()
   await pool.close()
   const built = buildOutput(loaded, layers.map(spoil), [], plan.target, full, { version: '0', sha256: ['0'] })

@@ -30,6 +30,8 @@ export interface Target {
 export interface LayerPlan {
   readonly layer: WeightedLayer
   readonly bits: Bits
+  /** Which grids may be used: those without zero points, those with, or the better of both. */
+  readonly symmetric: 'auto' | 'yes' | 'no'
   /** Columns that share a scale; equals the number of columns for one scale per row. */
   readonly groupSize: number
   readonly storage: StorageKind
@@ -61,12 +63,23 @@ function powerOfTwoAtLeast(n: number): number {
   return p
 }
 
-/**
- * Plan one layer.
- * @param bits      width asked for; widened when the opset cannot carry it, with a note.
- * @param groupSize columns per scale (16, 32, 64, 128, 256), or 'channel' for one scale per row.
- */
-export function planLayer(layer: WeightedLayer, bits: Bits, groupSize: number | 'channel', target: Target): LayerPlan {
+/** How a layer is to be quantized. */
+export interface LayerChoice {
+  /** Width asked for; widened when the opset cannot carry it, with a note. */
+  readonly bits: Bits
+  /** Columns per scale (16, 32, 64, 128, 256), or 'channel' for one scale per row. */
+  readonly groupSize: number | 'channel'
+  readonly symmetric: LayerPlan['symmetric']
+}
+
+/** Plan one layer. */
+export function planLayer(layer: WeightedLayer, choice: LayerChoice, target: Target): LayerPlan {
+  return { ...placeLayer(layer, choice.bits, choice.groupSize, target), symmetric: choice.symmetric }
+}
+
+type Placed = Omit<LayerPlan, 'symmetric'>
+
+function placeLayer(layer: WeightedLayer, bits: Bits, groupSize: number | 'channel', target: Target): Placed {
   const notes: string[] = []
   const isServed = (use: WeightUse) => isServedByKernel(use, layer, target.format)
   const kernelUses = layer.uses.filter(isServed)
@@ -82,7 +95,7 @@ export function planLayer(layer: WeightedLayer, bits: Bits, groupSize: number | 
   const slowTwoBit = bits === 2 && !TWO_BIT_BLOCKS.includes(block) && target.format === 'auto'
   if (kernelUses.length > 0 && !needsTensor) {
     const native = (bits === 2 || bits === 4 || bits === 8) && !slowTwoBit
-    const plan = (storage: StorageKind): LayerPlan => ({
+    const plan = (storage: StorageKind): Placed => ({
       ...kernelGroups(layer, cols, groupSize, block, storage),
       bits,
       storage,
@@ -125,7 +138,7 @@ function planStandard(
   target: Target,
   { matMuls, gathers, needsTensor }: UseCounts,
   notes: string[],
-): LayerPlan {
+): Placed {
   const cols = layer.view.reduction
   const typed = bits === 4 || bits === 8
   const blocked = target.opset >= BLOCKED_DEQUANTIZE_OPSET

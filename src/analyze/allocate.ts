@@ -1,0 +1,190 @@
+/**
+ * @file From measured sensitivities to one allocation: each cost vector is solved to a proved bound, the results are run for
+ * real on held-out samples, and the best is improved by exchanges as long as that really helps.
+ */
+import { solveIlp } from '../bitalloc/integerProgram.ts'
+import { evaluateBest, localSearch } from '../bitalloc/localSearch.ts'
+import { solvePareto } from '../bitalloc/pareto.ts'
+import { comparedLimits, evaluateChoice, type Problem, type Solution } from '../bitalloc/problem.ts'
+import { solveQuadratic } from '../bitalloc/quadratic.ts'
+import { QtoolError } from '../errors.ts'
+import type { RunOptions } from '../progress.ts'
+import { gramOfItems, type Item, type Limit, problemOf, spread } from './allocationProblem.ts'
+import type { Analysis, Sensitivity } from './analysis.ts'
+import { lossTable, predict } from './losses.ts'
+import type { LayerOptions } from './measuredLayers.ts'
+
+/** The loss of a configuration, run for real. @param options per layer. */
+export type RunConfiguration = (options: readonly (number | undefined)[]) => Promise<number>
+
+interface Proposal {
+  /** The cost vector that it comes from; `uniform` has one choice for all layers. */
+  readonly from: Sensitivity | 'uniform'
+  /** Per item. */
+  readonly choice: readonly number[]
+  /** Per layer. */
+  readonly options: readonly (number | undefined)[]
+  /** Loss by its model; undefined for `uniform`. */
+  readonly predicted: number | undefined
+  /** What was minimised, which some models add up in another domain, and its proved lower bound; undefined for `uniform`. */
+  readonly objective: number | undefined
+  readonly bound: number | undefined
+  readonly measured: number | undefined
+}
+
+export interface Allocation {
+  /** Per layer, the place of its option; undefined for a layer that stays as it is. */
+  readonly options: readonly (number | undefined)[]
+  readonly proposals: readonly Proposal[]
+  /** The place of the proposal that it comes from. */
+  readonly chosen: number
+  /** On held-out samples, after the exchanges; undefined where nothing was run. */
+  readonly measured: number | undefined
+  readonly evaluations: number
+  /** Exchanges that were kept. */
+  readonly accepted: number
+  readonly limits: readonly { readonly name: string; readonly limit: number; readonly used: number }[]
+}
+
+export interface AllocationTask {
+  readonly analysis: Analysis
+  readonly layers: readonly LayerOptions[]
+  readonly items: readonly Item[]
+  readonly limits: readonly Limit[]
+  readonly sensitivities: readonly Sensitivity[]
+  readonly solver: 'ilp' | 'dp'
+  /** Undefined where there is only the analysis: the first sensitivity decides. */
+  readonly evaluate: RunConfiguration | undefined
+  /** Real evaluations at most. */
+  readonly evaluations: number
+  readonly run: RunOptions
+}
+
+/** An exchange must lower the loss by this share: smaller differences are of the samples. */
+const NOISE_SHARE = 0.002
+
+/**
+ * Allocate.
+ * @throws QtoolError `infeasible` with the least that can be reached; `usage` when the analysis lacks a sensitivity.
+ */
+export async function allocate(task: AllocationTask): Promise<Allocation> {
+  const { items, layers, limits, evaluate, run } = task
+  const optionsOf = (choice: readonly number[]) => spread(items, choice, layers.length)
+  const proposals: Proposal[] = []
+  for (const [i, name] of task.sensitivities.entries()) {
+    run.onProgress?.({ stage: 'allocate', done: i, total: task.sensitivities.length, item: name })
+    const { choice, bound, loss } = await propose(task, name)
+    const predicted = predictedLoss(task, name, optionsOf(choice), loss)
+    proposals.push({
+      from: name,
+      choice,
+      options: optionsOf(choice),
+      predicted,
+      objective: loss,
+      bound,
+      measured: undefined,
+    })
+  }
+  const first = problemOf(items, limits, lossTable(task.analysis, task.sensitivities[0]!).losses)
+  const uniform = uniformChoice(first, task)
+  if (uniform) {
+    const unknown = { predicted: undefined, objective: undefined, bound: undefined, measured: undefined }
+    proposals.push({ from: 'uniform', choice: uniform, options: optionsOf(uniform), ...unknown })
+  }
+  const used = (choice: readonly number[]) =>
+    evaluateChoice(first, choice).costs.map((cost, c) => ({
+      name: limits[c]!.name,
+      limit: limits[c]!.limit,
+      used: cost,
+    }))
+  if (!evaluate) {
+    const { choice } = proposals[0]!
+    const none = { chosen: 0, measured: undefined, evaluations: 0, accepted: 0 }
+    return { options: optionsOf(choice), proposals, limits: used(choice), ...none }
+  }
+  let done = 0
+  const total = Math.max(1, proposals.length + task.evaluations)
+  const measure = async (choice: readonly number[]) => {
+    run.onProgress?.({ stage: 'allocate', done: done++, total, item: 'trying allocations' })
+    return evaluate(optionsOf(choice))
+  }
+  const best = await evaluateBest(
+    proposals.map(({ choice }) => choice),
+    measure,
+  )
+  // Exchanges are tried in the order of what the winner's own model says.
+  const from = proposals[best.index]!.from
+  const table = lossTable(task.analysis, from === 'uniform' ? task.sensitivities[0]! : from)
+  const improved = await localSearch({
+    problem: problemOf(items, limits, table.losses),
+    ...(table.gram ? { gram: itemGram(task, table.gram) } : {}),
+    start: best.choice,
+    startLoss: best.loss,
+    evaluate: measure,
+    most: task.evaluations,
+    noise: NOISE_SHARE * Math.abs(best.loss),
+  })
+  return {
+    options: optionsOf(improved.choice),
+    proposals: proposals.map((proposal, i) => ({ ...proposal, measured: best.losses[i]! })),
+    chosen: best.index,
+    measured: improved.loss,
+    evaluations: best.evaluations + improved.evaluations,
+    accepted: improved.accepted,
+    limits: used(improved.choice),
+  }
+}
+
+/** Models such as coverage add in another domain than the loss's own. A layer that stays as it is has no candidate to ask for. */
+function predictedLoss(
+  { analysis }: AllocationTask,
+  name: Sensitivity,
+  options: readonly (number | undefined)[],
+  loss: number,
+): number {
+  return options.includes(undefined) ? loss : predict(analysis, name, options as readonly number[])
+}
+
+/** @throws QtoolError `usage` where allocations cannot be run. */
+export function checkedEvaluate({ evaluate }: Pick<AllocationTask, 'evaluate'>): RunConfiguration {
+  if (evaluate) return evaluate
+  throw new QtoolError('usage', 'a bound on the loss needs data to run allocations on', {
+    hint: 'give calibration data with --data, with the analysis too',
+  })
+}
+
+async function propose(task: AllocationTask, name: Sensitivity): Promise<Solution> {
+  const { losses, gram } = lossTable(task.analysis, name)
+  const problem = problemOf(task.items, task.limits, losses)
+  if (gram) return solveQuadratic(problem, itemGram(task, gram))
+  return task.solver === 'dp' ? solvePareto(problem) : solveIlp(problem)
+}
+
+function itemGram({ items, layers }: AllocationTask, gram: ArrayLike<number>): Float64Array {
+  return gramOfItems(
+    items,
+    gram,
+    layers.map(({ options }) => options.length),
+  )
+}
+
+/**
+ * The best allocation with equal choices for all layers that fits, by the model of the loss; a layer with one choice keeps
+ * it. Undefined when there is none.
+ */
+function uniformChoice(problem: Problem, { items, layers }: AllocationTask): number[] | undefined {
+  const limits = comparedLimits(problem)
+  const keyOf = (item: Item, k: number) => JSON.stringify(layers[item.layers[0]!]!.options[item.allowed[k]!]!.choice)
+  const keys = new Set(items.flatMap((item) => item.allowed.map((_, k) => keyOf(item, k))))
+  let best: { readonly choice: number[]; readonly loss: number } | undefined
+  for (const key of keys) {
+    const choice = items.map((item) =>
+      item.allowed.length === 1 ? 0 : item.allowed.findIndex((_, k) => keyOf(item, k) === key),
+    )
+    if (choice.includes(-1)) continue
+    const { loss, costs } = evaluateChoice(problem, choice)
+    if (costs.some((cost, c) => cost > limits[c]!)) continue
+    if (!best || loss < best.loss) best = { choice, loss }
+  }
+  return best?.choice
+}

@@ -1,0 +1,275 @@
+/** @file Measures a model on held-out samples by the sensitivities that are asked for: sweep, whole configurations, blocks. */
+import type { CalibrationData } from '../calibration/openCalibration.ts'
+import { QtoolError } from '../errors.ts'
+import { summarize } from '../eval/outputLoss.ts'
+import { estimateTrace, probeStep, rademacher } from '../hessian/hutchinson.ts'
+import type { Layers } from '../onnx/layers.ts'
+import type { RunOptions } from '../progress.ts'
+import { groupedLayers } from '../quantize/layerGroups.ts'
+import { rowsAsTensor } from '../quantize/layerRows.ts'
+import type { LayerSource } from '../quantize/readWeight.ts'
+import { makeRandom } from '../random.ts'
+import { openProducts } from '../runtime/products.ts'
+import { VERSION } from '../version.ts'
+import {
+  ANALYSIS_VERSION,
+  type Analysis,
+  type AnalysisFingerprint,
+  type MeasuredConfiguration,
+  type MeasuredLayer,
+  type Sensitivity,
+} from './analysis.ts'
+import { measureBlocks } from './blockMeasures.ts'
+import { findBlocks } from './blocks.ts'
+import type { CandidateStore } from './candidateStore.ts'
+import { Configurations } from './configurations.ts'
+import type { LayerOptions } from './measuredLayers.ts'
+import { judgingBatches, type LayerAt, type Sweep, sweepLayers } from './sweep.ts'
+
+export interface MeasureTask {
+  readonly source: Omit<LayerSource, 'workspace'>
+  readonly found: Layers
+  readonly layers: readonly LayerOptions[]
+  readonly sensitivities: readonly Sensitivity[]
+  readonly damping: number
+  /** Part of the layers: place % count = index. */
+  readonly shard: { readonly index: number; readonly count: number } | undefined
+  /** Configurations that are drawn to judge predictions by. */
+  readonly configurations: number
+  /** Most probes of a trace. */
+  readonly probes: number
+  readonly seed: number
+  readonly fingerprint: AnalysisFingerprint
+}
+
+/** Numbers in a sketch: inner products are off by about 1 % of the lengths' product. */
+const SKETCH = 8192
+/** CLADO's pairs are runs of the whole network. */
+const MOST_PAIRS = 20000
+
+export interface Measured {
+  readonly analysis: Analysis
+  /** Runs whole configurations; undefined for a shard. To be closed. */
+  readonly configurations: Configurations | undefined
+  readonly notes: ReadonlyMap<string, number>
+}
+
+/**
+ * Measure.
+ * @param store takes the solved candidates, which whole configurations are made of.
+ * @throws QtoolError `data`, `model`, `usage`, `interrupted`.
+ */
+export async function measure(
+  task: MeasureTask,
+  data: CalibrationData,
+  store: CandidateStore,
+  run: RunOptions,
+): Promise<Measured> {
+  const { source, found, layers, sensitivities, shard, seed } = task
+  const grouped = groupedLayers(
+    found,
+    layers.map(({ layer }) => layer),
+  )
+  const has = (name: Sensitivity) => sensitivities.includes(name)
+  const products = openProducts(source.pool.threads)
+  const traces = new Map<number, MeasuredLayer['trace']>()
+  let configurations: Configurations | undefined
+  try {
+    const sweep = await sweepLayers({
+      ...{ source, grouped, layers, data, store, seed, run, damping: task.damping },
+      wanted: (layer) => shard === undefined || layer % shard.count === shard.index,
+      tools: { pool: source.pool, products, signal: run.signal },
+      sketch: has('pairwise') ? SKETCH : 0,
+      ...(has('hessian')
+        ? { more: async (at: LayerAt) => void traces.set(at.layer, await traceOf(at, task.probes, seed)) }
+        : {}),
+    })
+    if (!shard) configurations = await Configurations.open(source, layers, grouped, data, store, run)
+    const whole = configurations && new WholeRuns(task, configurations, run)
+    const levels = has('coverage') || has('shapley') ? await whole?.levels() : undefined
+    const leaveOneOut = levels && has('shapley') ? await whole!.leaveOneOut(levels) : undefined
+    const blocks =
+      has('lim') || has('zd')
+        ? await measureBlocks(
+            { source, grouped, layers: layers.map(({ layer }) => layer), data, run },
+            findBlocks(
+              grouped.graph,
+              layers.map(({ layer }) => layer),
+            ),
+            { lim: has('lim'), zd: has('zd') },
+          )
+        : null
+    const analysis: Analysis = {
+      schemaVersion: ANALYSIS_VERSION,
+      kind: 'analysis',
+      qtoolVersion: VERSION,
+      fingerprint: task.fingerprint,
+      metric: sweep.loss.reference.kinds.some((kind) => kind === 'logits' || kind === 'probabilities')
+        ? 'kl'
+        : 'relative',
+      samples: { fitted: data.fit.count, heldOut: data.held.count },
+      sensitivities,
+      shard: shard ?? null,
+      layerCount: layers.length,
+      layers: measuredLayers(task, sweep, traces, leaveOneOut),
+      levels: levels ?? null,
+      blocks,
+      configurations: (await whole?.drawn()) ?? [],
+      pairs: has('clado') ? ((await whole?.pairs()) ?? null) : null,
+    }
+    return { analysis, configurations, notes: sweep.notes }
+  } catch (error) {
+    await configurations?.close()
+    throw error
+  } finally {
+    await products.dispose()
+  }
+}
+
+function measuredLayers(
+  { layers }: MeasureTask,
+  { figures, sketches }: Sweep,
+  traces: ReadonlyMap<number, MeasuredLayer['trace']>,
+  leaveOneOut: readonly (readonly number[])[] | undefined,
+): MeasuredLayer[] {
+  return layers.flatMap(({ layer, options }, i): MeasuredLayer[] => {
+    const own = figures[i]
+    if (!own) return []
+    const candidates = options.map(({ choice, storedBytes }, k) => {
+      const { loss, proxy, squaredError, relativeError } = own[k]!
+      const standardError = Number.isNaN(loss.standardError) ? null : loss.standardError
+      return {
+        ...choice,
+        storedBytes,
+        squaredError,
+        relativeError,
+        proxy: proxy ?? null,
+        loss: { mean: loss.mean, standardError },
+      }
+    })
+    return [
+      {
+        place: i,
+        name: layer.name,
+        weight: layer.constant.name,
+        weights: layer.weights,
+        candidates,
+        trace: traces.get(i) ?? null,
+        sketches: sketches[i]?.map(base64Of) ?? null,
+        leaveOneOut: leaveOneOut?.[i] ?? null,
+      },
+    ]
+  })
+}
+
+function base64Of(values: Float32Array): string {
+  return Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString('base64')
+}
+
+/** Hutchinson's estimate for the layer that the network stands before. */
+async function traceOf({ layer, member, walk, trial, loss }: LayerAt, probes: number, seed: number) {
+  const { rows, plan } = member
+  const step = probeStep(rows)
+  const lossAt = async (signs: Int8Array, sign: number): Promise<number> => {
+    const moved = rows.map((value, i) => value + sign * step * signs[i]!)
+    const values = new Map([[plan.layer.constant.name, rowsAsTensor(plan.layer, moved)]])
+    const losses: number[] = []
+    for (const batch of judgingBatches(walk)) {
+      losses.push(...loss.compare(batch, await trial.run('float', batch, { values, place: 'candidate' })))
+    }
+    return summarize(losses).mean
+  }
+  const estimate = await estimateTrace(
+    async (index) => {
+      const signs = rademacher(makeRandom(seed + 7919 * layer + index), rows.length)
+      return ((await lossAt(signs, 1)) + (await lossAt(signs, -1))) / step ** 2
+    },
+    { minProbes: Math.min(4, probes), maxProbes: probes },
+  )
+  const { trace, standardError, probes: made } = estimate
+  return { value: trace, standardError, probes: made }
+}
+
+/** What takes runs of the whole network. */
+class WholeRuns {
+  readonly #task: MeasureTask
+  readonly #configurations: Configurations
+  readonly #run: RunOptions
+
+  constructor(task: MeasureTask, configurations: Configurations, run: RunOptions) {
+    this.#task = task
+    this.#configurations = configurations
+    this.#run = run
+  }
+
+  async #loss(choice: readonly (number | undefined)[], item: string, done = 0, total = 1): Promise<number> {
+    this.#run.onProgress?.({ stage: 'measure', done, total, item })
+    return (await this.#configurations.evaluate(choice)).mean
+  }
+
+  /** All layers at each width. */
+  async levels(): Promise<MeasuredConfiguration[]> {
+    const { layers } = this.#task
+    const widths = [...new Set(layers.flatMap(({ options }) => options.map(({ plan }) => plan.bits)))]
+    const levels: MeasuredConfiguration[] = []
+    for (const [i, width] of widths.sort((a, b) => b - a).entries()) {
+      const choice = layers.map(({ options }) => nearestWidth(options, width))
+      levels.push({ choice, loss: await this.#loss(choice, `all layers at ${width} bits`, i, widths.length) })
+    }
+    return levels
+  }
+
+  /** [layer][level]: all others at the level. */
+  async leaveOneOut(levels: readonly MeasuredConfiguration[]): Promise<number[][]> {
+    const { layers } = this.#task
+    const losses: number[][] = layers.map(() => [])
+    let done = 0
+    for (const { choice } of levels) {
+      for (const [i, { layer }] of layers.entries()) {
+        const others = choice.map((option, l) => (l === i ? undefined : option))
+        losses[i]!.push(await this.#loss(others, `all but ${layer.name}`, done++, levels.length * layers.length))
+      }
+    }
+    return losses
+  }
+
+  async drawn(): Promise<MeasuredConfiguration[]> {
+    const { layers, configurations: count, seed } = this.#task
+    const random = makeRandom(seed)
+    const drawn: MeasuredConfiguration[] = []
+    for (let i = 0; i < count; i++) {
+      const choice = layers.map(({ options }) => Math.floor(random.uniform() * options.length))
+      drawn.push({ choice, loss: await this.#loss(choice, 'drawn configurations', i, count) })
+    }
+    return drawn
+  }
+
+  /** CLADO's pairs. */
+  async pairs(): Promise<[number, number, number, number, number][]> {
+    const { layers } = this.#task
+    const places = layers.flatMap(({ options }, layer) => options.map((_, option) => ({ layer, option })))
+    const pairs = places.flatMap((a, i) =>
+      places.slice(i + 1).flatMap((b) => (b.layer > a.layer ? [[a, b] as const] : [])),
+    )
+    if (pairs.length > MOST_PAIRS) {
+      throw new QtoolError('usage', `clado: ${pairs.length} pairs of candidates would each be run`, {
+        hint: 'pairwise estimates the same terms from the single runs; or fix widths with --layer or --bits',
+      })
+    }
+    const losses: [number, number, number, number, number][] = []
+    for (const [i, [a, b]] of pairs.entries()) {
+      const choice = layers.map((_, l) => (l === a.layer ? a.option : l === b.layer ? b.option : undefined))
+      losses.push([a.layer, a.option, b.layer, b.option, await this.#loss(choice, 'pairs', i, pairs.length)])
+    }
+    return losses
+  }
+}
+
+/** The option of a width, or the nearest one; of one width the first. */
+function nearestWidth(options: LayerOptions['options'], width: number): number {
+  let best = 0
+  options.forEach(({ plan }, k) => {
+    if (Math.abs(plan.bits - width) < Math.abs(options[best]!.plan.bits - width)) best = k
+  })
+  return best
+}

@@ -1,0 +1,183 @@
+/**
+ * @file From budgets to a plan whose layers differ: measure or read an analysis, allocate, and check the exact bytes of what
+ * would be written.
+ */
+import { type Budget, parseBudgets } from '../bitalloc/budget.ts'
+import type { QuantizeConfig } from '../config.ts'
+import { QtoolError } from '../errors.ts'
+import type { Layers } from '../onnx/layers.ts'
+import type { OnnxModel } from '../onnx/model.ts'
+import type { RunOptions } from '../progress.ts'
+import { planFigures } from '../quantize/planFigures.ts'
+import { type Freedom, freedomOf, limitsOf, type ModelPlan } from '../quantize/planModel.ts'
+import { type Allocation, type AllocationTask, allocate, type RunConfiguration } from './allocate.ts'
+import { type Item, itemsOf, type Limit, limitsOfBudgets } from './allocationProblem.ts'
+import type { Analysis } from './analysis.ts'
+import { smallestAllocation } from './lossBound.ts'
+import type { LayerOptions } from './measuredLayers.ts'
+
+/** What an allocation is made from. */
+export interface MixedTask {
+  readonly model: OnnxModel
+  readonly found: Layers
+  readonly config: QuantizeConfig
+  readonly analysis: Analysis
+  /** In the order of the analysis, options in the order of its candidates. */
+  readonly layers: readonly LayerOptions[]
+  /** Runs a configuration on held-out samples; undefined with an analysis alone. */
+  readonly evaluate: RunConfiguration | undefined
+  /** A limit on latency, where there is one. */
+  readonly latency: Limit | undefined
+  readonly run: RunOptions
+}
+
+export interface MixedPlan {
+  readonly plan: ModelPlan
+  readonly allocation: Allocation
+}
+
+/** Times that the room for weights is corrected by what the whole file really takes. */
+const CORRECTIONS = 6
+/** Room that is left is used when it is more than this share of the budget. */
+const LEFT_OVER = 0.002
+
+/**
+ * Allocate within the budgets.
+ * @param reserve bytes to be kept free: by which earlier plans came out larger than they were planned.
+ * @throws QtoolError `infeasible` when the least is above a limit, or no allocation keeps `maxKl`.
+ */
+export async function mixedPlan(task: MixedTask, reserve = 0): Promise<MixedPlan> {
+  const { model, found, config, layers, latency } = task
+  const base = allocationTask(task)
+  const { items } = base
+  const budgets = budgetsOf(config)
+  const planOf = (options: Allocation['options']) => planOfOptions(task, options)
+  const bytes = (options: Allocation['options']) => {
+    const plan = planOf(options)
+    return planFigures(model, found, plan, plan.settled).outputBytes
+  }
+  const byteLimit = smallest(budgets.map((budget) => limitsOf(model, budget).byteLimit))
+  const limitsWith = (otherBytes: number): Limit[] => {
+    const limits = limitsOfBudgets(budgets, layers, items, { byteLimit, otherBytes })
+    const units: Readonly<Record<string, number>> = { bytes: 1, 'stored bits': 8 }
+    const lowered = limits.map((limit) => ({
+      ...limit,
+      limit: limit.limit - Math.ceil(reserve * (units[limit.name] ?? 0)),
+    }))
+    return latency ? [...lowered, latency] : lowered
+  }
+  if (config.maxKl !== undefined && budgets.length === 0) {
+    const allocation = await smallestAllocation(base, limitsWith(0), config.maxKl, config.solver === 'bisection')
+    return { plan: planOf(allocation.options), allocation }
+  }
+  const least = leastOptions(layers, items)
+  let otherBytes = byteLimit === undefined ? 0 : bytes(least) - storedBytes(layers, least)
+  let best: Allocation | undefined
+  for (let i = 0; i < (byteLimit === undefined ? 1 : CORRECTIONS); i++) {
+    // Only what is written counts: the first allocations find out how much that is beside the weights.
+    const isRough = byteLimit !== undefined && best === undefined && i < 2
+    const allocation = await allocate({
+      ...base,
+      limits: limitsWith(otherBytes),
+      ...(isRough ? { evaluate: undefined } : {}),
+    })
+    if (byteLimit === undefined) {
+      best = allocation
+      break
+    }
+    const total = bytes(allocation.options)
+    const allowed = byteLimit - Math.ceil(reserve)
+    otherBytes = total - storedBytes(layers, allocation.options)
+    if (total <= allowed && !isRough) {
+      best = allocation
+      if (allowed - total <= LEFT_OVER * allowed) break
+    }
+  }
+  if (!best) {
+    throw new QtoolError('infeasible', `no allocation was found that keeps the budget ${config.budget}`, {
+      hint: 'raise the budget a little: the bytes of nodes and names depend on the allocation',
+    })
+  }
+  if (config.maxKl !== undefined && !((best.measured ?? 0) <= config.maxKl)) {
+    throw new QtoolError(
+      'infeasible',
+      `the budget ${config.budget} comes to a loss of ${best.measured!.toPrecision(3)}, more than ${config.maxKl}`,
+      { hint: 'raise the budget or the bound; without a budget the smallest that keeps the bound is searched for' },
+    )
+  }
+  return { plan: planOf(best.options), allocation: best }
+}
+
+function smallest(values: readonly (number | undefined)[]): number | undefined {
+  const known = values.filter((value) => value !== undefined)
+  return known.length > 0 ? Math.min(...known) : undefined
+}
+
+function leastOptions(layers: readonly LayerOptions[], items: readonly Item[]): (number | undefined)[] {
+  const least = new Array<number | undefined>(layers.length).fill(undefined)
+  for (const { layers: own, allowed } of items) {
+    for (const layer of own) {
+      const { options } = layers[layer]!
+      least[layer] = allowed.reduce((a, b) => (options[b]!.storedBytes < options[a]!.storedBytes ? b : a))
+    }
+  }
+  return least
+}
+
+function storedBytes(layers: readonly LayerOptions[], options: readonly (number | undefined)[]): number {
+  return layers.reduce((sum, layer, i) => {
+    const option = options[i]
+    return option === undefined ? sum : sum + layer.options[option]!.storedBytes
+  }, 0)
+}
+
+/** Places of the options that the user's overrides leave. */
+function allowedOptions(found: Layers, { fixed }: Freedom, layers: readonly LayerOptions[]): number[][] {
+  return layers.map(({ layer, options }) => {
+    const own = fixed[found.layers.indexOf(layer)]
+    if (own === 'skip') return []
+    const allowed = options.flatMap(({ choice }, k) => (own === undefined || choice.bits === own ? [k] : []))
+    if (allowed.length > 0) return allowed
+    const widths = [...new Set(options.map(({ choice }) => choice.bits))].join(', ')
+    throw new QtoolError('usage', `--layer sets ${layer.name} to ${own} bits; it was measured at ${widths}`, {
+      hint: 'measure it again with that --layer, or choose one of these widths',
+    })
+  })
+}
+
+/** What all allocations of a task share. */
+export function allocationTask(task: MixedTask): Omit<AllocationTask, 'limits'> {
+  const { model, found, config, analysis, layers, evaluate, run } = task
+  return {
+    ...{ analysis, layers, evaluate, run },
+    items: itemsOf(layers, allowedOptions(found, freedomOf(model, found, config), layers), config.tie),
+    sensitivities: config.sensitivity,
+    solver: config.solver === 'dp' ? 'dp' : 'ilp',
+    evaluations: config.evaluations,
+  }
+}
+
+function budgetsOf({ budget }: QuantizeConfig): Budget[] {
+  return budget === undefined ? [] : parseBudgets(budget)
+}
+
+/** The plan of an allocation; layers that were not measured stay as they are. */
+export function planOfOptions(task: MixedTask, options: Allocation['options']): ModelPlan {
+  const { model, found, config, layers } = task
+  const { planner, warnings } = freedomOf(model, found, config)
+  const choices = new Map(
+    layers.flatMap(({ layer, options: own }, i) => {
+      const option = options[i]
+      return option === undefined ? [] : [[layer, own[option]!.choice] as const]
+    }),
+  )
+  const planned = planner(found.layers.map((layer) => choices.get(layer) ?? 'skip'))
+  const bounds = budgetsOf(config).map((budget) => limitsOf(model, budget))
+  return {
+    ...planned,
+    settled: { ...config, budget: undefined },
+    warnings,
+    byteLimit: smallest(bounds.map(({ byteLimit }) => byteLimit)),
+    bitsPerWeightLimit: smallest(bounds.map(({ bitsPerWeightLimit }) => bitsPerWeightLimit)),
+  }
+}

@@ -1,0 +1,134 @@
+/** @file Opens what an allocation is made from: an analysis that was saved, or one that is measured now and can be tried out. */
+
+import { parseBudgets } from '../bitalloc/budget.ts'
+import type { CalibrationData } from '../calibration/openCalibration.ts'
+import type { QuantizeConfig } from '../config.ts'
+import { QtoolError } from '../errors.ts'
+import type { Layers } from '../onnx/layers.ts'
+import { planLayer } from '../onnx/represent/plan.ts'
+import type { RunOptions } from '../progress.ts'
+import { calibrationFingerprint } from '../quantize/calibrate.ts'
+import { plannedBytes } from '../quantize/planFigures.ts'
+import { type Freedom, freedomOf } from '../quantize/planModel.ts'
+import type { LayerSource } from '../quantize/readWeight.ts'
+import type { Analysis } from './analysis.ts'
+import { checkAnalysis, readAnalysis } from './analysisFile.ts'
+import { CandidateStore } from './candidateStore.ts'
+import { missingFor } from './losses.ts'
+import { measure } from './measure.ts'
+import { type LayerOptions, layerOptions } from './measuredLayers.ts'
+import type { MixedTask } from './mixedPlan.ts'
+
+export interface OpenMixed {
+  readonly task: Omit<MixedTask, 'latency'>
+  readonly warnings: readonly string[]
+  close(): Promise<void>
+}
+
+/**
+ * Open.
+ * @param data    undefined with `config.analysis` alone.
+ * @param scratch names a scratch directory for solved candidates.
+ * @throws QtoolError `usage`, `data`, `model`, `interrupted`.
+ */
+export async function openMixed(
+  source: Omit<LayerSource, 'workspace'>,
+  found: Layers,
+  config: QuantizeConfig,
+  data: CalibrationData | undefined,
+  scratch: () => string,
+  run: RunOptions,
+): Promise<OpenMixed> {
+  const { model } = source
+  const freedom = freedomOf(model, found, config)
+  if (config.analysis !== undefined) {
+    const analysis = readAnalysis(config.analysis)
+    const here = calibrationFingerprint(config, model)
+    const changed = checkAnalysis(
+      analysis,
+      data ? here : { ...here, data: analysis.fingerprint.data, settings: analysis.fingerprint.settings },
+      config.analysis,
+    )
+    const sensitivity = usableSensitivities(analysis, config)
+    const task = { model, found, analysis, evaluate: undefined, run, config: { ...config, sensitivity } }
+    return {
+      task: { ...task, layers: optionsOf(analysis, found, freedom, config.analysis) },
+      warnings: changed === undefined ? [] : [changed],
+      close: async () => {},
+    }
+  }
+  if (!data || data.held.count === 0) {
+    throw new QtoolError('usage', 'nothing is held out to measure sensitivities on', {
+      hint: 'give --data and a --holdout above 0, or allocate with --solver uniform',
+    })
+  }
+  const budgets = config.budget === undefined ? [] : parseBudgets(config.budget)
+  const counting = budgets.find(({ kind }) => kind !== 'meanBits') ?? budgets[0]
+  const layers = layerOptions(found.layers, freedom, config, counting)
+  const store = new CandidateStore(scratch)
+  try {
+    const { analysis, configurations } = await measure(
+      {
+        ...{ source, found, layers, damping: config.damping, seed: config.seed },
+        sensitivities: config.sensitivity,
+        shard: undefined,
+        configurations: 0,
+        probes: TRACE_PROBES,
+        fingerprint: calibrationFingerprint(config, model),
+      },
+      data,
+      store,
+      run,
+    )
+    return {
+      task: {
+        ...{ model, found, config, analysis, layers, run },
+        evaluate: async (options) => (await configurations!.evaluate(options)).mean,
+      },
+      warnings: [],
+      close: async () => {
+        await configurations!.close()
+        store.close()
+      },
+    }
+  } catch (error) {
+    store.close()
+    throw error
+  }
+}
+
+/** Probes where a trace is only one of several opinions. */
+const TRACE_PROBES = 8
+
+/** What the user asks for must be there; what nobody asked for need not. */
+function usableSensitivities(
+  analysis: Analysis,
+  { sensitivity, analysis: name }: QuantizeConfig,
+): QuantizeConfig['sensitivity'] {
+  const usable = (sensitivity.length > 0 ? sensitivity : analysis.sensitivities).filter((one) => {
+    return missingFor(analysis, one) === undefined
+  })
+  if (usable.length > 0) return usable
+  throw new QtoolError('usage', `${name} has none of the sensitivities ${sensitivity.join(', ')}`, {
+    hint: `it has ${analysis.sensitivities.join(', ')}`,
+  })
+}
+
+/** Candidates of an analysis as options, in its order. @throws QtoolError `usage` where a layer is not the model's. */
+function optionsOf(analysis: Analysis, found: Layers, { planner }: Freedom, name: string): LayerOptions[] {
+  const byName = new Map(found.layers.map((layer) => [layer.name, layer]))
+  const choices = analysis.layers.flatMap(({ candidates }) => candidates)
+  const { target } = planner(found.layers.map(() => choices.reduce((a, b) => (b.bits < a.bits ? b : a))))
+  return analysis.layers.map(({ name: layerName, candidates }) => {
+    const layer = byName.get(layerName)
+    if (!layer) {
+      throw new QtoolError('usage', `${name}: the model has no layer ${layerName}`, { hint: 'measure it again' })
+    }
+    const options = candidates.map(({ bits, groupSize, symmetric }) => {
+      const choice = { bits, groupSize, symmetric }
+      const plan = planLayer(layer, choice, target)
+      return { choice, plan, storedBytes: plannedBytes(plan) }
+    })
+    return { layer, options }
+  })
+}

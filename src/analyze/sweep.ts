@@ -1,0 +1,243 @@
+/**
+ * @file Each layer alone at each of its candidates: solved from the float network's statistics, and the model's outputs
+ * compared with the float model's on held-out samples. Runs start where the changed layer is.
+ */
+import type { LayerGroup } from '../calibration/groups.ts'
+import type { CalibrationData } from '../calibration/openCalibration.ts'
+import type { StatisticsEntry, StatisticsSum } from '../calibration/statsFile.ts'
+import type { Trial, Walk } from '../calibration/walk.ts'
+import { type LossSummary, OutputLoss, summarize } from '../eval/outputLoss.ts'
+import { OutputPerturbation } from '../eval/perturbation.ts'
+import type { WeightedLayer } from '../onnx/layers.ts'
+import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
+import { type GroupedLayers, isFeedable } from '../quantize/layerGroups.ts'
+import { type Member, readMember, withPlan } from '../quantize/members.ts'
+import { candidateValues } from '../quantize/networkJudge.ts'
+import { entryOf, gatherAhead, openNetworkWalk } from '../quantize/networkWalk.ts'
+import type { LayerSource } from '../quantize/readWeight.ts'
+import { GroupHessians, meanError, type SolverTools, solveMember } from '../quantize/solveMember.ts'
+import type { CandidateStore, Solved } from './candidateStore.ts'
+import type { LayerOptions } from './measuredLayers.ts'
+import { proxyError, squaredErrors } from './proxies.ts'
+
+/** What is known of one candidate of one layer. */
+interface CandidateFigures {
+  /** ‖W − Ŵ‖² / ‖W‖². */
+  readonly relativeError: number
+  readonly squaredError: number
+  /** tr(E·H·Eᵀ) / tr(W·H·Wᵀ) on the fitted samples, E = W − Ŵ; undefined without statistics. */
+  readonly proxy: number | undefined
+  /** Loss of the model with only this layer changed, in the end. */
+  readonly loss: LossSummary
+}
+
+export interface SweepOptions {
+  readonly source: Omit<LayerSource, 'workspace'>
+  readonly grouped: GroupedLayers
+  readonly layers: readonly LayerOptions[]
+  readonly data: CalibrationData
+  readonly damping: number
+  /** Which layers are measured, by place in `layers`. */
+  readonly wanted: (layer: number) => boolean
+  readonly store: CandidateStore
+  readonly tools: SolverTools
+  /** Numbers in a sketch of what a candidate does to the outputs; 0: none is made. */
+  readonly sketch: number
+  readonly seed: number
+  /** More to measure of a layer while the network stands before it. */
+  readonly more?: (at: LayerAt) => Promise<void>
+  readonly run: RunOptions
+}
+
+/** A layer with the network standing before it. */
+export interface LayerAt {
+  readonly layer: number
+  readonly member: Member
+  readonly walk: Walk
+  readonly trial: Trial
+  readonly loss: OutputLoss
+}
+
+export interface Sweep {
+  /** [layer][option]; undefined for layers that were not wanted. */
+  readonly figures: readonly (readonly CandidateFigures[] | undefined)[]
+  /** [layer][option], when they were asked for. */
+  readonly sketches: readonly (readonly Float32Array[] | undefined)[]
+  readonly loss: OutputLoss
+  /** Reasons why layers have no statistics. */
+  readonly notes: ReadonlyMap<string, number>
+}
+
+/** Batches that losses are measured on: the held-out ones, or all where none are. */
+export function judgingBatches({ batches, fitBatches }: Walk): number[] {
+  const first = fitBatches < batches.length ? fitBatches : 0
+  return Array.from({ length: batches.length - first }, (_, i) => first + i)
+}
+
+/**
+ * Measure.
+ * @throws QtoolError `data`, `model`, `interrupted`.
+ */
+export async function sweepLayers(options: SweepOptions): Promise<Sweep> {
+  const { grouped, layers, data, source, run } = options
+  const constants = layers.map(({ layer }) => layer)
+  const walks: Walk[] = []
+  const open = () => {
+    const walk = openNetworkWalk(source.model, constants, grouped, data, run)
+    walks.push(walk)
+    return walk
+  }
+  try {
+    const ahead: Map<LayerGroup, StatisticsSum> = grouped.groups.some((group) => group.ahead)
+      ? await gatherAhead(grouped.groups, open(), undefined, run)
+      : new Map()
+    for (const walk of walks.splice(0)) walk.close()
+    const walk = open()
+    const loss = await referenceLoss(walk, run)
+    const sweeper = new Sweeper(options, walk, loss)
+    for (const group of grouped.groups) {
+      const { tap } = group
+      if (!group.members.some(({ layer }) => sweeper.isWanted(layer))) continue
+      await walk.advance(group.position)
+      const entry: StatisticsEntry | undefined = group.ahead
+        ? ahead.get(group)?.entry
+        : tap && (await entryOf(walk, tap, run))
+      await sweeper.measure(group.members, entry)
+      await options.tools.pool.collect()
+    }
+    return sweeper.result()
+  } finally {
+    for (const walk of walks) walk.close()
+  }
+}
+
+/** Outputs of the float network on the judging batches, as what candidates are compared with. */
+export async function referenceLoss(walk: Walk, run: RunOptions): Promise<OutputLoss> {
+  const loss = new OutputLoss('auto')
+  const trial = await walk.openTrial(walk.graph.nodes.length)
+  try {
+    for (const batch of judgingBatches(walk)) {
+      await nextTurn()
+      checkAborted(run.signal)
+      for (const [name, tensor] of await trial.run('float', batch)) {
+        loss.addReference(batch, name, tensor, walk.batches[batch]!)
+      }
+    }
+  } finally {
+    await trial.close()
+  }
+  return loss
+}
+
+class Sweeper {
+  readonly #options: SweepOptions
+  readonly #walk: Walk
+  readonly #loss: OutputLoss
+  readonly #placeOf: ReadonlyMap<WeightedLayer, number>
+  readonly #figures: (CandidateFigures[] | undefined)[]
+  readonly #sketches: (Float32Array[] | undefined)[]
+  readonly #notes = new Map<string, number>()
+  readonly #total: number
+  #done = 0
+
+  constructor(options: SweepOptions, walk: Walk, loss: OutputLoss) {
+    this.#options = options
+    this.#walk = walk
+    this.#loss = loss
+    const { layers } = options
+    this.#placeOf = new Map(layers.map(({ layer }, i) => [layer, i]))
+    this.#figures = layers.map(() => undefined)
+    this.#sketches = layers.map(() => undefined)
+    this.#total = layers.reduce((sum, { layer, options: own }) => (this.isWanted(layer) ? sum + own.length : sum), 0)
+  }
+
+  isWanted(layer: WeightedLayer): boolean {
+    const place = this.#placeOf.get(layer)
+    return place !== undefined && this.#options.wanted(place)
+  }
+
+  /** Measure the members of a group before which the network stands. */
+  async measure(
+    members: readonly { readonly layer: WeightedLayer; readonly reason: string | undefined }[],
+    entry: StatisticsEntry | undefined,
+  ): Promise<void> {
+    const hessians = entry && new GroupHessians(entry.fit, this.#options.tools)
+    const trial = await this.#walk.openTrial(this.#walk.graph.nodes.length)
+    try {
+      for (const { layer, reason } of members) {
+        if (!this.isWanted(layer)) continue
+        if (reason) this.#notes.set(reason, (this.#notes.get(reason) ?? 0) + 1)
+        await this.#measureLayer(this.#placeOf.get(layer)!, hessians, trial)
+      }
+    } finally {
+      await trial.close()
+    }
+  }
+
+  async #measureLayer(place: number, hessians: GroupHessians | undefined, trial: Trial): Promise<void> {
+    const { source, grouped, layers, store, tools, sketch, seed, more, run } = this.#options
+    const { layer, options } = layers[place]!
+    const first = await readMember(source, options[0]!.plan, grouped.sites.get(layer), run.signal)
+    const figures: CandidateFigures[] = []
+    const sketches: Float32Array[] = []
+    const perturbation = sketch > 0 ? new OutputPerturbation(this.#loss.reference, sketch, seed) : undefined
+    for (const [k, { plan }] of options.entries()) {
+      run.onProgress?.({ stage: 'measure', done: this.#done, total: this.#total, item: layer.name })
+      const member = k === 0 ? first : await withPlan(source, first, plan, run.signal)
+      const solved = await this.#solve(member, hessians)
+      store.put(place, k, solved)
+      const own = perturbation && new Float32Array(sketch)
+      const loss = await this.#lossOf(
+        member,
+        solved,
+        trial,
+        (batch, outputs) => own && perturbation.addInPlace(batch, outputs, own),
+      )
+      const errors = squaredErrors(member.rows, solved.weight)
+      const proxy = hessians && (await proxyError(member.rows, solved.weight, hessians, tools.products))
+      figures.push({ ...errors, proxy, loss })
+      if (own) sketches.push(own)
+      this.#done++
+    }
+    this.#figures[place] = figures
+    if (sketch > 0) this.#sketches[place] = sketches
+    await more?.({ layer: place, member: first, walk: this.#walk, trial, loss: this.#loss })
+  }
+
+  async #solve(member: Member, hessians: GroupHessians | undefined): Promise<Solved> {
+    const { damping, tools } = this.#options
+    if (!hessians) return { weight: member.rounded, correction: undefined }
+    const candidate = {
+      alpha: 0,
+      orders: ['activation' as const],
+      grids: [],
+      centred: member.site !== undefined,
+      damping,
+    }
+    const weight = (await solveMember(member, hessians, candidate, tools)) ?? member.rounded
+    return { weight, correction: member.site && meanError(member.rows, weight, hessians) }
+  }
+
+  async #lossOf(
+    member: Member,
+    { weight, correction }: Solved,
+    trial: Trial,
+    visit: (batch: number, outputs: Awaited<ReturnType<Trial['run']>>) => void,
+  ): Promise<LossSummary> {
+    if (!isFeedable(member.plan.layer)) return { mean: 0, standardError: Number.NaN }
+    const values = candidateValues(this.#walk, [member], [weight], [correction])
+    const losses: number[] = []
+    for (const batch of judgingBatches(this.#walk)) {
+      await nextTurn()
+      checkAborted(this.#options.run.signal)
+      const outputs = await trial.run('float', batch, { values, place: 'candidate' })
+      losses.push(...this.#loss.compare(batch, outputs))
+      visit(batch, outputs)
+    }
+    return summarize(losses)
+  }
+
+  result(): Sweep {
+    return { figures: this.#figures, sketches: this.#sketches, loss: this.#loss, notes: this.#notes }
+  }
+}

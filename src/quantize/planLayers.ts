@@ -1,0 +1,110 @@
+/** @file From a choice per layer to a plan of the model: representations, the opset that carries them, layers left alone. */
+import type { QuantizeConfig } from '../config.ts'
+import type { Layers, WeightedLayer } from '../onnx/layers.ts'
+import type { OnnxModel } from '../onnx/model.ts'
+import { opsetOf, planOpset } from '../onnx/opset.ts'
+import {
+  BLOCKED_DEQUANTIZE_OPSET,
+  type LayerChoice,
+  type LayerPlan,
+  PLANES,
+  planLayer,
+  type Target,
+  UNPACK_OPSET,
+} from '../onnx/represent/plan.ts'
+import { storedBytes } from '../onnx/represent/stored.ts'
+import { tensorByteLength } from '../onnx/tensorData.ts'
+
+interface SkippedLayer {
+  readonly layer: WeightedLayer
+  readonly reason: string
+  /** The user said so. */
+  readonly byUser: boolean
+}
+
+export interface PlannedLayers {
+  readonly target: Target
+  readonly plans: readonly LayerPlan[]
+  /** Layers that keep their type, with the reason. */
+  readonly skipped: readonly SkippedLayer[]
+}
+
+/** Choices for all layers of the model, in their order. */
+export type LayerPlanner = (choices: readonly (LayerChoice | 'skip')[]) => PlannedLayers
+
+/**
+ * About what the nodes, names and metadata around a quantized tensor take in the file (measured on small models, first
+ * layer apart, which also brings the shared constants). A layer that saves less than this stays as it is.
+ */
+function nodeBytes({ storage, bits, uses }: LayerPlan): number {
+  if (storage !== 'rows' && storage !== 'nibble3') return 400
+  const planes = bits === 8 ? 0 : PLANES[bits].length
+  return 700 + 250 * planes + (uses.includes('gather-rows') ? 900 : 0)
+}
+
+/** A planner for one model. */
+export function layerPlanner(
+  model: OnnxModel,
+  found: Layers,
+  { format, accuracyLevel }: Pick<QuantizeConfig, 'format' | 'accuracyLevel'>,
+): LayerPlanner {
+  const reachable = opsetFinder(model, found)
+  return (choices) => {
+    const chosen = found.layers.map((layer, i) => ({ layer, choice: choices[i]! }))
+    const target: Target = { format, accuracyLevel, opset: reachable(wantedOpset(chosen, { format, accuracyLevel })) }
+    const plans: LayerPlan[] = []
+    const skipped: SkippedLayer[] = []
+    for (const { layer, choice } of chosen) {
+      if (choice === 'skip') {
+        skipped.push({ layer, reason: 'skipped by --layer', byUser: true })
+        continue
+      }
+      const plan = planLayer(layer, choice, target)
+      const before = tensorByteLength(layer.constant.tensor)
+      const after = storedBytes(plan, choice.symmetric !== 'no', 'float16') + nodeBytes(plan)
+      if (after < before) plans.push(plan)
+      else {
+        const reason = `would not get smaller: ${before} bytes now, about ${after} quantized`
+        skipped.push({ layer, reason, byUser: false })
+      }
+    }
+    return { plans, skipped, target }
+  }
+}
+
+/** The lowest opset at which every layer can be written as asked. */
+function wantedOpset(
+  chosen: readonly { readonly layer: WeightedLayer; readonly choice: LayerChoice | 'skip' }[],
+  target: Omit<Target, 'opset'>,
+): number {
+  // At the newest opset nothing is widened, so the plan shows what each layer would like to be.
+  const ideal: Target = { ...target, opset: BLOCKED_DEQUANTIZE_OPSET }
+  const wanted = chosen.flatMap(({ layer, choice }) => {
+    if (choice === 'skip') return []
+    if (target.format === 'standard') return [BLOCKED_DEQUANTIZE_OPSET]
+    const { storage } = planLayer(layer, choice, ideal)
+    return storage === 'blocks' || storage === 'packed' ? [] : [UNPACK_OPSET[choice.bits]]
+  })
+  return Math.max(0, ...wanted)
+}
+
+/** For a wanted opset, the highest useful one that the model's operators allow; never below its own. */
+function opsetFinder(model: OnnxModel, found: Layers): (wanted: number) => number {
+  // A function may have an older opset than the model; what is written into it must do with that.
+  const scopes = found.layers.flatMap(({ constant, uses }) => [
+    constant.scope,
+    ...uses.filter((use) => use.kernel !== undefined).map((use) => use.scope),
+  ])
+  const opsets = [...new Set(scopes)].map((scope) => opsetOf(model.proto, scope))
+  const own = Math.min(planOpset(model.proto, 0).from, ...opsets)
+  const steps = [BLOCKED_DEQUANTIZE_OPSET, UNPACK_OPSET[3], UNPACK_OPSET[4]]
+  const known = new Map<number, number>()
+  return (wanted) => {
+    const cached = known.get(wanted)
+    if (cached !== undefined) return cached
+    const tried = [wanted, ...steps.filter((step) => step < wanted)].filter((step) => step > own)
+    const reached = tried.find((step) => planOpset(model.proto, step).blockers.length === 0) ?? own
+    known.set(wanted, reached)
+    return reached
+  }
+}
