@@ -10,7 +10,7 @@ import type { BenchModel } from './modelList.ts'
 import { stsPearson } from './sts.ts'
 
 /** Products that onnxruntime makes of DequantizeLinear shall not round activations: the weights are judged, nothing else. */
-const FLOAT_ACTIVATIONS = { 'session.qdq_matmulnbits_accuracy_level': '0' }
+export const FLOAT_ACTIVATIONS = { 'session.qdq_matmulnbits_accuracy_level': '0' }
 
 export interface Figures {
   /** Perplexity, accuracy or Pearson. */

@@ -151,7 +151,7 @@ export const QUANTIZE_DEFAULTS: QuantizeConfig = {
   sensitivity: ['kl', 'coverage'],
   tie: [],
   positions: 1,
-  evaluations: 60,
+  evaluations: 24,
   threads: 0,
   seed: 0,
 }

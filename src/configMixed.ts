@@ -19,14 +19,14 @@ const HOLDOUT_HINT = 'losses are measured on samples that no fit sees: leave out
 
 /**
  * Settle what allocates, and refuse what contradicts it.
- * @param config complete but for the two keys, whose defaults depend on the others.
+ * @param config complete but for the three keys, whose defaults depend on the others.
  * @param values what was given of it.
  * @throws QtoolError `usage`.
  */
 export function settleAllocation(
   config: QuantizeConfig,
   values: Partial<QuantizeConfig>,
-): Pick<QuantizeConfig, 'solver' | 'sensitivity'> {
+): Pick<QuantizeConfig, 'solver' | 'sensitivity' | 'evaluations'> {
   const { analysis, plan, bits, sensitivity, maxLatency } = config
   const usual = usualValues(QUANTIZE_DEFAULTS, values)
   const limit = LIMITS.find((key) => config[key] !== undefined)
@@ -43,13 +43,18 @@ export function settleAllocation(
   }
   if (plan !== undefined) {
     checkPlan(config, values, usual)
-    return { solver: 'uniform', sensitivity }
+    return { solver: 'uniform', sensitivity, evaluations: config.evaluations }
   }
   const measurable = analysis !== undefined || (config.data.length > 0 && config.holdout > 0)
   const solver = values.solver ?? (limit !== undefined && measurable ? 'ilp' : 'uniform')
   if (solver === 'uniform') checkUniform(config, values, usual)
   else checkMixed({ ...config, solver }, values, usual)
-  return { solver, sensitivity: analysis !== undefined && values.sensitivity === undefined ? [] : sensitivity }
+  return {
+    solver,
+    sensitivity: analysis !== undefined && values.sensitivity === undefined ? [] : sensitivity,
+    // An analysis answers in seconds; what is run beside it takes solving its candidates again.
+    evaluations: analysis !== undefined && values.evaluations === undefined ? 0 : config.evaluations,
+  }
 }
 
 function checkPlan({ solver }: QuantizeConfig, values: Partial<QuantizeConfig>, usual: object): void {

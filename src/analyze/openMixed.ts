@@ -8,16 +8,20 @@ import type { Layers } from '../onnx/layers.ts'
 import { planLayer } from '../onnx/represent/plan.ts'
 import type { RunOptions } from '../progress.ts'
 import { calibrationFingerprint } from '../quantize/calibrate.ts'
+import { groupedLayers } from '../quantize/layerGroups.ts'
 import { plannedBytes } from '../quantize/planFigures.ts'
 import { type Freedom, freedomOf } from '../quantize/planModel.ts'
 import type { LayerSource } from '../quantize/readWeight.ts'
+import { openProducts } from '../runtime/products.ts'
 import type { Analysis } from './analysis.ts'
 import { checkAnalysis, readAnalysis } from './analysisFile.ts'
 import { CandidateStore } from './candidateStore.ts'
+import { Configurations } from './configurations.ts'
 import { missingFor } from './losses.ts'
 import { measure } from './measure.ts'
 import { type LayerOptions, layerOptions } from './measuredLayers.ts'
 import type { MixedTask } from './mixedPlan.ts'
+import { sweepLayers } from './sweep.ts'
 
 export interface OpenMixed {
   readonly task: Omit<MixedTask, 'latency'>
@@ -50,11 +54,16 @@ export async function openMixed(
       config.analysis,
     )
     const sensitivity = usableSensitivities(analysis, config)
-    const task = { model, found, analysis, evaluate: undefined, run, config: { ...config, sensitivity } }
+    const layers = optionsOf(analysis, found, freedom, config.analysis)
+    const wantsRuns = data !== undefined && (config.evaluations > 0 || config.maxKl !== undefined)
+    const runs = wantsRuns ? new LateRuns(source, found, layers, config, data, scratch, run) : undefined
     return {
-      task: { ...task, layers: optionsOf(analysis, found, freedom, config.analysis) },
+      task: {
+        ...{ model, found, analysis, layers, run, config: { ...config, sensitivity } },
+        evaluate: runs && ((options) => runs.evaluate(options)),
+      },
       warnings: changed === undefined ? [] : [changed],
-      close: async () => {},
+      close: async () => runs?.close(),
     }
   }
   if (!data || data.held.count === 0) {
@@ -94,6 +103,58 @@ export async function openMixed(
   } catch (error) {
     store.close()
     throw error
+  }
+}
+
+interface Runs {
+  readonly configurations: Configurations
+  readonly store: CandidateStore
+}
+
+/** Runs of allocations beside an analysis: its candidates have to be solved again, which is done when the first is run. */
+class LateRuns {
+  readonly #open: () => Promise<Runs>
+  #opened: Promise<Runs> | undefined
+
+  constructor(
+    source: Omit<LayerSource, 'workspace'>,
+    found: Layers,
+    layers: readonly LayerOptions[],
+    { damping, seed }: QuantizeConfig,
+    data: CalibrationData,
+    scratch: () => string,
+    run: RunOptions,
+  ) {
+    this.#open = async () => {
+      const store = new CandidateStore(scratch)
+      const products = openProducts(source.pool.threads)
+      try {
+        const grouped = groupedLayers(
+          found,
+          layers.map(({ layer }) => layer),
+        )
+        const tools = { pool: source.pool, products, signal: run.signal }
+        const common = { source, grouped, layers, data, store, run }
+        await sweepLayers({ ...common, damping, seed, tools, wanted: () => true, sketch: 0, measures: false })
+        return { store, configurations: await Configurations.open(source, layers, grouped, data, store, run) }
+      } catch (error) {
+        store.close()
+        throw error
+      } finally {
+        await products.dispose()
+      }
+    }
+  }
+
+  async evaluate(options: readonly (number | undefined)[]): Promise<number> {
+    this.#opened ??= this.#open()
+    return (await (await this.#opened).configurations.evaluate(options)).mean
+  }
+
+  async close(): Promise<void> {
+    const opened = await this.#opened?.catch(() => undefined)
+    await opened?.configurations.close()
+    opened?.store.close()
   }
 }
 

@@ -44,6 +44,8 @@ export interface SweepOptions {
   /** Numbers in a sketch of what a candidate does to the outputs; 0: none is made. */
   readonly sketch: number
   readonly seed: number
+  /** False: candidates are solved and kept, and no loss is measured. */
+  readonly measures?: boolean
   /** More to measure of a layer while the network stands before it. */
   readonly more?: (at: LayerAt) => Promise<void>
   readonly run: RunOptions
@@ -224,7 +226,8 @@ class Sweeper {
     trial: Trial,
     visit: (batch: number, outputs: Awaited<ReturnType<Trial['run']>>) => void,
   ): Promise<LossSummary> {
-    if (!isFeedable(member.plan.layer)) return { mean: 0, standardError: Number.NaN }
+    const { measures = true } = this.#options
+    if (!measures || !isFeedable(member.plan.layer)) return { mean: 0, standardError: Number.NaN }
     const values = candidateValues(this.#walk, [member], [weight], [correction])
     const losses: number[] = []
     for (const batch of judgingBatches(this.#walk)) {
