@@ -85,6 +85,8 @@ const SETS: Readonly<Record<string, () => DataSet>> = {
     return { inputs: { input: features! }, labels: labels! }
   },
   'ocr-rec': () => ({ inputs: { x: printedNumbers([16, 3, 48, 320], 1, 4) } }),
+  // Other numbers than those that are judged on.
+  'ocr-rec-calibration': () => ({ inputs: { x: printedNumbers([64, 3, 48, 320], 7, 4) } }),
   'ocr-det': () => ({ inputs: { x: printedNumbers([8, 3, 320, 320], 2, 3) } }),
   'ocr-cls': () => ({ inputs: { x: printedNumbers([16, 3, 48, 192], 3, 4) } }),
   vad: () => ({

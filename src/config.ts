@@ -148,7 +148,7 @@ export const QUANTIZE_DEFAULTS: QuantizeConfig = {
   stats: [],
   damping: 0.05,
   solver: 'uniform',
-  sensitivity: ['kl', 'coverage'],
+  sensitivity: ['kl', 'coverage', 'outputs'],
   tie: [],
   positions: 1,
   evaluations: 24,

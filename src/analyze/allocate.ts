@@ -14,8 +14,14 @@ import type { Analysis, Sensitivity } from './analysis.ts'
 import { lossTable, predict } from './losses.ts'
 import type { LayerOptions } from './measuredLayers.ts'
 
-/** The loss of a configuration, run for real. @param options per layer. */
-export type RunConfiguration = (options: readonly (number | undefined)[]) => Promise<number>
+/** Options per layer; undefined for a layer that stays as it is. */
+type Options = readonly (number | undefined)[]
+
+/** The loss of a configuration on held-out samples, run for real. */
+export type RunConfiguration = (options: Options) => Promise<number>
+
+/** Standard error of the difference between two configurations that were run, from the same samples; 0 where it is not known. */
+export type ErrorOfDifference = (one: Options, other: Options) => number
 
 interface Proposal {
   /** The cost vector that it comes from; `uniform` has one choice for all layers. */
@@ -23,7 +29,7 @@ interface Proposal {
   /** Per item. */
   readonly choice: readonly number[]
   /** Per layer. */
-  readonly options: readonly (number | undefined)[]
+  readonly options: Options
   /** Loss by its model; undefined for `uniform`. */
   readonly predicted: number | undefined
   /** What was minimised, which some models add up in another domain, and its proved lower bound; undefined for `uniform`. */
@@ -34,7 +40,7 @@ interface Proposal {
 
 export interface Allocation {
   /** Per layer, the place of its option; undefined for a layer that stays as it is. */
-  readonly options: readonly (number | undefined)[]
+  readonly options: Options
   readonly proposals: readonly Proposal[]
   /** The place of the proposal that it comes from. */
   readonly chosen: number
@@ -55,24 +61,30 @@ export interface AllocationTask {
   readonly solver: 'ilp' | 'dp'
   /** Undefined where there is only the analysis: the first sensitivity decides. */
   readonly evaluate: RunConfiguration | undefined
+  readonly errorOfDifference?: ErrorOfDifference | undefined
   /** Real evaluations at most. */
   readonly evaluations: number
   readonly run: RunOptions
 }
 
-/** An exchange must lower the loss by this share: smaller differences are of the samples. */
+/** An exchange must lower the loss by this share, and by this many standard errors of the difference: with few samples the
+ * best of many exchanges is the luckiest. */
 const NOISE_SHARE = 0.002
+const CLEAR_ERRORS = 2
+/** Losses whose standard error is more than this share of them are not trusted first. */
+const NOISY = 0.1
 
 /**
  * Allocate.
  * @throws QtoolError `infeasible` with the least that can be reached; `usage` when the analysis lacks a sensitivity.
  */
 export async function allocate(task: AllocationTask): Promise<Allocation> {
-  const { items, layers, limits, evaluate, run } = task
+  const { items, layers, limits, evaluate, errorOfDifference, run } = task
   const optionsOf = (choice: readonly number[]) => spread(items, choice, layers.length)
   const proposals: Proposal[] = []
-  for (const [i, name] of task.sensitivities.entries()) {
-    run.onProgress?.({ stage: 'allocate', done: i, total: task.sensitivities.length, item: name })
+  const sensitivities = byReliability(task)
+  for (const [i, name] of sensitivities.entries()) {
+    run.onProgress?.({ stage: 'allocate', done: i, total: sensitivities.length, item: name })
     const { choice, bound, loss } = await propose(task, name)
     const predicted = predictedLoss(task, name, optionsOf(choice), loss)
     proposals.push({
@@ -85,7 +97,7 @@ export async function allocate(task: AllocationTask): Promise<Allocation> {
       measured: undefined,
     })
   }
-  const first = problemOf(items, limits, lossTable(task.analysis, task.sensitivities[0]!).losses)
+  const first = problemOf(items, limits, lossTable(task.analysis, sensitivities[0]!).losses)
   const uniform = uniformChoice(first, task)
   if (uniform) {
     const unknown = { predicted: undefined, objective: undefined, bound: undefined, measured: undefined }
@@ -104,17 +116,23 @@ export async function allocate(task: AllocationTask): Promise<Allocation> {
   }
   let done = 0
   const total = Math.max(1, proposals.length + task.evaluations)
+  const known = new Map<string, number>()
   const measure = async (choice: readonly number[]) => {
     run.onProgress?.({ stage: 'allocate', done: done++, total, item: 'trying allocations' })
-    return evaluate(optionsOf(choice))
+    const loss = await evaluate(optionsOf(choice))
+    known.set(choice.join(), loss)
+    return loss
   }
-  const best = await evaluateBest(
+  const tried = await evaluateBest(
     proposals.map(({ choice }) => choice),
     measure,
   )
+  const isClear = (one: readonly number[], other: readonly number[], difference: number) =>
+    difference > CLEAR_ERRORS * (errorOfDifference?.(optionsOf(one), optionsOf(other)) ?? 0)
+  const best = preferred(tried, proposals, isClear)
   // Exchanges are tried in the order of what the winner's own model says.
   const from = proposals[best.index]!.from
-  const table = lossTable(task.analysis, from === 'uniform' ? task.sensitivities[0]! : from)
+  const table = lossTable(task.analysis, from === 'uniform' ? sensitivities[0]! : from)
   const improved = await localSearch({
     problem: problemOf(items, limits, table.losses),
     ...(table.gram ? { gram: itemGram(task, table.gram) } : {}),
@@ -123,16 +141,36 @@ export async function allocate(task: AllocationTask): Promise<Allocation> {
     evaluate: measure,
     most: task.evaluations,
     noise: NOISE_SHARE * Math.abs(best.loss),
+    isClear: (one, than) => isClear(one, than, known.get(than.join())! - known.get(one.join())!),
   })
   return {
     options: optionsOf(improved.choice),
-    proposals: proposals.map((proposal, i) => ({ ...proposal, measured: best.losses[i]! })),
+    proposals: proposals.map((proposal, i) => ({ ...proposal, measured: tried.losses[i]! })),
     chosen: best.index,
     measured: improved.loss,
-    evaluations: best.evaluations + improved.evaluations,
+    evaluations: tried.evaluations + improved.evaluations,
     accepted: improved.accepted,
     limits: used(improved.choice),
   }
+}
+
+/**
+ * The cost vectors, the most reliable first: where held-out samples are few for their loss, as for a classifier, a handful of
+ * them decides KL, while every sample says how far its outputs moved.
+ */
+function byReliability({ analysis, sensitivities }: AllocationTask): readonly Sensitivity[] {
+  if (!sensitivities.includes('outputs') || relativeNoise(analysis) <= NOISY) return sensitivities
+  return ['outputs', ...sensitivities.filter((name) => name !== 'outputs')]
+}
+
+/** Median over all candidates of the standard error of the loss, relative to it. */
+function relativeNoise({ layers }: Analysis): number {
+  const shares = layers.flatMap(({ candidates }) =>
+    candidates.flatMap(({ loss }) =>
+      loss.mean > 0 && loss.standardError !== null ? [loss.standardError / loss.mean] : [],
+    ),
+  )
+  return shares.sort((a, b) => a - b)[shares.length >> 1] ?? 0
 }
 
 /** Models such as coverage add in another domain than the loss's own. A layer that stays as it is has no candidate to ask for. */
@@ -151,6 +189,25 @@ export function checkedEvaluate({ evaluate }: Pick<AllocationTask, 'evaluate'>):
   throw new QtoolError('usage', 'a bound on the loss needs data to run allocations on', {
     hint: 'give calibration data with --data, with the analysis too',
   })
+}
+
+/**
+ * The first proposal, unless another is clearly better. The best uniform configuration need not be clearly better: what is
+ * worse than uniform, if only by chance, is not worth its trouble.
+ */
+function preferred(
+  { losses }: { readonly losses: readonly number[] },
+  proposals: readonly Proposal[],
+  isClear: (one: readonly number[], other: readonly number[], difference: number) => boolean,
+): { readonly index: number; readonly choice: readonly number[]; readonly loss: number } {
+  let index = 0
+  for (let i = 1; i < proposals.length; i++) {
+    const difference = losses[index]! - losses[i]!
+    const enough =
+      proposals[i]!.from === 'uniform' || isClear(proposals[i]!.choice, proposals[index]!.choice, difference)
+    if (difference > 0 && enough) index = i
+  }
+  return { index, choice: proposals[index]!.choice, loss: losses[index]! }
 }
 
 async function propose(task: AllocationTask, name: Sensitivity): Promise<Solution> {

@@ -19,6 +19,7 @@ export const SENSITIVITIES = [
   'zd',
   'mse',
   'proxy',
+  'outputs',
 ] as const
 export type Sensitivity = (typeof SENSITIVITIES)[number]
 
@@ -46,6 +47,11 @@ export interface MeasuredCandidate extends LayerChoice {
   readonly relativeError: number
   /** Relative error of the layer's outputs on the fitted samples; null without statistics. */
   readonly proxy: number | null
+  /**
+   * Squared error of the outputs relative to the float model's, in place of KL, with only this layer changed; null when not
+   * measured, or when that is the loss anyway.
+   */
+  readonly outputs: MeasuredValue | null
   /** Loss of the model with only this layer changed: KL in nats, or relative squared error. */
   readonly loss: MeasuredValue
 }

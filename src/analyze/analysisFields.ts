@@ -109,13 +109,15 @@ function candidateOf(field: Field): MeasuredCandidate {
     squaredError: field.get('squaredError').atLeastZero(),
     relativeError: field.get('relativeError').atLeastZero(),
     proxy: field.get('proxy').orNull((proxy) => proxy.finite()),
-    loss: {
-      mean: field.get('loss').get('mean').loss(),
-      standardError: field
-        .get('loss')
-        .get('standardError')
-        .orNull((error) => error.atLeastZero()),
-    },
+    outputs: field.get('outputs').orNull(measuredOf),
+    loss: measuredOf(field.get('loss')),
+  }
+}
+
+function measuredOf(field: Field): MeasuredCandidate['loss'] {
+  return {
+    mean: field.get('mean').loss(),
+    standardError: field.get('standardError').orNull((error) => error.atLeastZero()),
   }
 }
 

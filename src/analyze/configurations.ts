@@ -25,7 +25,7 @@ export class Configurations {
   readonly #run: RunOptions
   /** Weights as they were fed last: two configurations in a row share most. */
   readonly #last = new Map<number, { readonly option: number; readonly tensor: FeedTensor }>()
-  readonly #known = new Map<string, LossSummary>()
+  readonly #known = new Map<string, { readonly summary: LossSummary; readonly losses: readonly number[] }>()
 
   private constructor(parts: {
     readonly layers: readonly LayerOptions[]
@@ -79,7 +79,7 @@ export class Configurations {
   async evaluate(choice: readonly (number | undefined)[]): Promise<LossSummary> {
     const key = choice.join()
     const known = this.#known.get(key)
-    if (known) return known
+    if (known) return known.summary
     const values = this.#values(choice)
     const losses: number[] = []
     for (const batch of judgingBatches(this.#walk)) {
@@ -88,9 +88,17 @@ export class Configurations {
       const outputs = await this.#trial.run('float', batch, { values, place: 'candidate' })
       losses.push(...this.#loss.compare(batch, outputs))
     }
-    const loss = summarize(losses)
-    this.#known.set(key, loss)
-    return loss
+    const summary = summarize(losses)
+    this.#known.set(key, { summary, losses })
+    return summary
+  }
+
+  /** Standard error of the mean difference of two configurations that were evaluated, sample by sample; 0 where one was not. */
+  errorOfDifference(one: readonly (number | undefined)[], other: readonly (number | undefined)[]): number {
+    const [a, b] = [this.#known.get(one.join()), this.#known.get(other.join())]
+    if (!a || !b) return 0
+    const { standardError } = summarize(a.losses.map((loss, i) => loss - b.losses[i]!))
+    return Number.isNaN(standardError) ? 0 : standardError
   }
 
   #values(choice: readonly (number | undefined)[]): Map<string, FeedTensor> {

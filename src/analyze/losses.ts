@@ -11,6 +11,7 @@
  * | pairwise      | measured alone, and cross terms from sketches                   | Σ s + Σ_{i<j} M_ij          |
  * | clado         | measured alone, and cross terms from measured pairs             | Σ s + Σ_{i<j} Ω_ij          |
  * | mse           | relative error of the weights                                   | Σ, not in units of loss     |
+ * | outputs       | relative error of the model's outputs, measured alone           | Σ, in units of loss only where the loss is that error |
  * | proxy         | relative error of the layer's outputs                           | Σ, not in units of loss     |
  * | lim, zd       | rank of the block × share of the weights × relative error       | Σ, not in units of loss     |
  */
@@ -66,7 +67,10 @@ export function predict(analysis: Analysis, sensitivity: Sensitivity, choice: re
 }
 
 /** What a sensitivity needs and the analysis has not, for a message; undefined where nothing is missing. */
-export function missingFor({ layers, levels, blocks, pairs }: Analysis, sensitivity: Sensitivity): string | undefined {
+export function missingFor(
+  { layers, levels, blocks, pairs, metric }: Analysis,
+  sensitivity: Sensitivity,
+): string | undefined {
   switch (sensitivity) {
     case 'kl':
     case 'mse':
@@ -81,6 +85,10 @@ export function missingFor({ layers, levels, blocks, pairs }: Analysis, sensitiv
       return layers.every(({ sketches }) => sketches) ? undefined : 'sketches of all layers'
     case 'clado':
       return pairs ? undefined : 'losses of pairs'
+    case 'outputs': {
+      const all = metric === 'relative' || layers.every(({ candidates }) => candidates.every(({ outputs }) => outputs))
+      return all ? undefined : 'errors of the outputs themselves'
+    }
     case 'proxy': {
       const some = layers.some(({ candidates }) => candidates.some(({ proxy }) => proxy !== null))
       return some ? undefined : 'output errors of layers'
@@ -131,6 +139,8 @@ function makeModel(analysis: Analysis, sensitivity: Sensitivity): LossModel {
       return pairModel(analysis, measuredInteractions(analysis))
     case 'mse':
       return perCandidate(({ relativeError }) => relativeError)
+    case 'outputs':
+      return perCandidate(({ outputs, loss }) => (outputs ?? loss).mean)
     case 'proxy':
       // Without statistics (an embedding's rows are looked up, not summed over) all inputs count alike: H = 1.
       return perCandidate(({ proxy, relativeError }) => proxy ?? relativeError)

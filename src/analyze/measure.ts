@@ -1,7 +1,7 @@
 /** @file Measures a model on held-out samples by the sensitivities that are asked for: sweep, whole configurations, blocks. */
 import type { CalibrationData } from '../calibration/openCalibration.ts'
 import { QtoolError } from '../errors.ts'
-import { summarize } from '../eval/outputLoss.ts'
+import { type LossSummary, summarize } from '../eval/outputLoss.ts'
 import { estimateTrace, probeStep, rademacher } from '../hessian/hutchinson.ts'
 import type { Layers } from '../onnx/layers.ts'
 import type { RunOptions } from '../progress.ts'
@@ -15,6 +15,7 @@ import {
   ANALYSIS_VERSION,
   type Analysis,
   type AnalysisFingerprint,
+  type MeasuredCandidate,
   type MeasuredConfiguration,
   type MeasuredLayer,
   type Sensitivity,
@@ -80,6 +81,7 @@ export async function measure(
       wanted: (layer) => shard === undefined || layer % shard.count === shard.index,
       tools: { pool: source.pool, products, signal: run.signal },
       sketch: has('pairwise') ? SKETCH : 0,
+      outputs: has('outputs'),
       ...(has('hessian')
         ? { more: async (at: LayerAt) => void traces.set(at.layer, await traceOf(at, task.probes, seed)) }
         : {}),
@@ -136,15 +138,15 @@ function measuredLayers(
     const own = figures[i]
     if (!own) return []
     const candidates = options.map(({ choice, storedBytes }, k) => {
-      const { loss, proxy, squaredError, relativeError } = own[k]!
-      const standardError = Number.isNaN(loss.standardError) ? null : loss.standardError
+      const { loss, outputs, proxy, squaredError, relativeError } = own[k]!
       return {
         ...choice,
         storedBytes,
         squaredError,
         relativeError,
         proxy: proxy ?? null,
-        loss: { mean: loss.mean, standardError },
+        outputs: outputs ? measuredValue(outputs) : null,
+        loss: measuredValue(loss),
       }
     })
     return [
@@ -160,6 +162,10 @@ function measuredLayers(
       },
     ]
   })
+}
+
+function measuredValue({ mean, standardError }: LossSummary): MeasuredCandidate['loss'] {
+  return { mean, standardError: Number.isNaN(standardError) ? null : standardError }
 }
 
 function base64Of(values: Float32Array): string {

@@ -10,7 +10,13 @@ import type { OnnxModel } from '../onnx/model.ts'
 import type { RunOptions } from '../progress.ts'
 import { planFigures } from '../quantize/planFigures.ts'
 import { type Freedom, freedomOf, limitsOf, type ModelPlan } from '../quantize/planModel.ts'
-import { type Allocation, type AllocationTask, allocate, type RunConfiguration } from './allocate.ts'
+import {
+  type Allocation,
+  type AllocationTask,
+  allocate,
+  type ErrorOfDifference,
+  type RunConfiguration,
+} from './allocate.ts'
 import { type Item, itemsOf, type Limit, limitsOfBudgets } from './allocationProblem.ts'
 import type { Analysis } from './analysis.ts'
 import { smallestAllocation } from './lossBound.ts'
@@ -26,6 +32,7 @@ export interface MixedTask {
   readonly layers: readonly LayerOptions[]
   /** Runs a configuration on held-out samples; undefined with an analysis alone. */
   readonly evaluate: RunConfiguration | undefined
+  readonly errorOfDifference?: ErrorOfDifference | undefined
   /** A limit on latency, where there is one. */
   readonly latency: Limit | undefined
   readonly run: RunOptions
@@ -40,6 +47,8 @@ export interface MixedPlan {
 const CORRECTIONS = 6
 /** Room that is left is used when it is more than this share of the budget. */
 const LEFT_OVER = 0.002
+/** Of means in floating point. */
+const SLACK = 1e-9
 
 /**
  * Allocate within the budgets.
@@ -57,8 +66,12 @@ export async function mixedPlan(task: MixedTask, reserve = 0): Promise<MixedPlan
     return planFigures(model, found, plan, plan.settled).outputBytes
   }
   const byteLimit = smallest(budgets.map((budget) => limitsOf(model, budget).byteLimit))
+  const around = byteLimit === undefined ? [] : bytesAround(layers, items, bytes)
   const limitsWith = (otherBytes: number): Limit[] => {
-    const limits = limitsOfBudgets(budgets, layers, items, { byteLimit, otherBytes })
+    const limits = limitsOfBudgets(budgets, layers, items, { byteLimit, otherBytes }).map((limit) => {
+      if (limit.name !== 'bytes') return limit
+      return { ...limit, costs: limit.costs.map((own, l) => own.map((cost, k) => cost + around[l]![k]!)) }
+    })
     const units: Readonly<Record<string, number>> = { bytes: 1, 'stored bits': 8 }
     const lowered = limits.map((limit) => ({
       ...limit,
@@ -71,7 +84,11 @@ export async function mixedPlan(task: MixedTask, reserve = 0): Promise<MixedPlan
     return { plan: planOf(allocation.options), allocation }
   }
   const least = leastOptions(layers, items)
-  let otherBytes = byteLimit === undefined ? 0 : bytes(least) - storedBytes(layers, least)
+  const otherThan = (options: Allocation['options'], total: number) =>
+    total -
+    storedBytes(layers, options) -
+    options.reduce<number>((sum, k, l) => sum + (k === undefined ? 0 : around[l]![k]!), 0)
+  let otherBytes = byteLimit === undefined ? 0 : otherThan(least, bytes(least))
   let best: Allocation | undefined
   for (let i = 0; i < (byteLimit === undefined ? 1 : CORRECTIONS); i++) {
     // Only what is written counts: the first allocations find out how much that is beside the weights.
@@ -87,9 +104,10 @@ export async function mixedPlan(task: MixedTask, reserve = 0): Promise<MixedPlan
     }
     const total = bytes(allocation.options)
     const allowed = byteLimit - Math.ceil(reserve)
-    otherBytes = total - storedBytes(layers, allocation.options)
+    otherBytes = otherThan(allocation.options, total)
     if (total <= allowed && !isRough) {
-      best = allocation
+      // A later one has other room for weights, not always more.
+      if (best === undefined || lossOf(allocation) <= lossOf(best)) best = allocation
       if (allowed - total <= LEFT_OVER * allowed) break
     }
   }
@@ -108,9 +126,79 @@ export async function mixedPlan(task: MixedTask, reserve = 0): Promise<MixedPlan
   return { plan: planOf(best.options), allocation: best }
 }
 
+/**
+ * Refuse budgets that even the smallest candidates exceed. Needs no losses: it is asked before anything is measured.
+ * @throws QtoolError `infeasible`, with the least in the unit of the budget.
+ */
+export function checkReachable({ model, found, config, layers }: Omit<MixedTask, Unmeasured>): void {
+  const items = itemsOf(layers, allowedOptions(found, freedomOf(model, found, config), layers), config.tie)
+  const least = leastOptions(layers, items)
+  const plan = planOfOptions({ model, found, config, layers }, least)
+  if (plan.plans.length === 0) return
+  const { outputBytes, storedBits } = planFigures(model, found, plan, plan.settled)
+  const weights = plan.plans.reduce((sum, { layer }) => sum + layer.weights, 0)
+  const leastCodes = items.reduce((sum, { layers: own, allowed }) => {
+    const costOf = (k: number) =>
+      own.reduce((all, l) => all + layers[l]!.options[k]!.plan.bits * layers[l]!.layer.weights, 0)
+    return sum + Math.min(...allowed.map(costOf))
+  }, 0)
+  for (const [i, budget] of budgetsOf(config).entries()) {
+    const { byteLimit } = limitsOf(model, budget)
+    const [isKept, reached] =
+      budget.kind === 'meanBits'
+        ? [budget.bits >= leastCodes / weights - SLACK, `${roundedUp(leastCodes / weights)}bit`]
+        : budget.kind === 'bitsPerWeight'
+          ? [budget.bits >= storedBits - SLACK, `${roundedUp(storedBits)}bpw`]
+          : [byteLimit! >= outputBytes, `${outputBytes} bytes of output files`]
+    if (isKept) continue
+    const asked = config.budget!.split(',')[i]!.trim()
+    throw new QtoolError('infeasible', `the budget ${asked} cannot be kept: the least is ${reached}`, {
+      hint: 'raise the budget, or allow smaller widths for layers that are set',
+    })
+  }
+}
+
+/** What is known only after measuring. */
+type Unmeasured = 'analysis' | 'evaluate' | 'errorOfDifference' | 'latency' | 'run'
+
+/** Up to the fourth decimal, so that a budget set to it can be kept. */
+function roundedUp(bits: number): number {
+  return Math.ceil(bits * 1e4 - 1e-6) / 1e4
+}
+
+/** As measured, or else as the model of the loss that decided says. */
+function lossOf({ measured, proposals, chosen }: Allocation): number {
+  return measured ?? proposals[chosen]!.predicted ?? 0
+}
+
 function smallest(values: readonly (number | undefined)[]): number | undefined {
   const known = values.filter((value) => value !== undefined)
   return known.length > 0 ? Math.min(...known) : undefined
+}
+
+/**
+ * About how many bytes the nodes and names around a layer take at each option more than at the width that has the fewest:
+ * what the whole file has besides weights, with all layers at one width, shared among them.
+ * @returns [layer][option], whole and ≥ 0.
+ */
+function bytesAround(
+  layers: readonly LayerOptions[],
+  items: readonly Item[],
+  bytes: (options: Allocation['options']) => number,
+): number[][] {
+  const widths = [...new Set(layers.flatMap(({ options }) => options.map(({ plan }) => plan.bits)))]
+  const free = items.flatMap((item) => (item.allowed.length > 1 ? item.layers : []))
+  const least = leastOptions(layers, items)
+  const others = widths.map((width) => {
+    const all = least.map((own, l) => {
+      const option = free.includes(l) ? layers[l]!.options.findIndex(({ plan }) => plan.bits === width) : -1
+      return option < 0 ? own : option
+    })
+    return bytes(all) - storedBytes(layers, all)
+  })
+  const fewest = Math.min(...others)
+  const each = others.map((other) => Math.floor((other - fewest) / Math.max(1, free.length)))
+  return layers.map(({ options }) => options.map(({ plan }) => each[widths.indexOf(plan.bits)]!))
 }
 
 function leastOptions(layers: readonly LayerOptions[], items: readonly Item[]): (number | undefined)[] {
@@ -147,9 +235,9 @@ function allowedOptions(found: Layers, { fixed }: Freedom, layers: readonly Laye
 
 /** What all allocations of a task share. */
 export function allocationTask(task: MixedTask): Omit<AllocationTask, 'limits'> {
-  const { model, found, config, analysis, layers, evaluate, run } = task
+  const { model, found, config, analysis, layers, evaluate, errorOfDifference, run } = task
   return {
-    ...{ analysis, layers, evaluate, run },
+    ...{ analysis, layers, evaluate, errorOfDifference, run },
     items: itemsOf(layers, allowedOptions(found, freedomOf(model, found, config), layers), config.tie),
     sensitivities: config.sensitivity,
     solver: config.solver === 'dp' ? 'dp' : 'ilp',
@@ -162,8 +250,10 @@ function budgetsOf({ budget }: QuantizeConfig): Budget[] {
 }
 
 /** The plan of an allocation; layers that were not measured stay as they are. */
-export function planOfOptions(task: MixedTask, options: Allocation['options']): ModelPlan {
-  const { model, found, config, layers } = task
+export function planOfOptions(
+  { model, found, config, layers }: Omit<MixedTask, Unmeasured>,
+  options: Allocation['options'],
+): ModelPlan {
   const { planner, warnings } = freedomOf(model, found, config)
   const choices = new Map(
     layers.flatMap(({ layer, options: own }, i) => {

@@ -5,7 +5,7 @@ import type { CalibrationData } from '../calibration/openCalibration.ts'
 import type { QuantizeConfig } from '../config.ts'
 import { QtoolError } from '../errors.ts'
 import type { Layers } from '../onnx/layers.ts'
-import { planLayer } from '../onnx/represent/plan.ts'
+import { type LayerChoice, planLayer, type Target } from '../onnx/represent/plan.ts'
 import type { RunOptions } from '../progress.ts'
 import { calibrationFingerprint } from '../quantize/calibrate.ts'
 import { groupedLayers } from '../quantize/layerGroups.ts'
@@ -20,7 +20,7 @@ import { Configurations } from './configurations.ts'
 import { missingFor } from './losses.ts'
 import { measure } from './measure.ts'
 import { type LayerOptions, layerOptions } from './measuredLayers.ts'
-import type { MixedTask } from './mixedPlan.ts'
+import { checkReachable, type MixedTask } from './mixedPlan.ts'
 import { sweepLayers } from './sweep.ts'
 
 export interface OpenMixed {
@@ -33,7 +33,8 @@ export interface OpenMixed {
  * Open.
  * @param data    undefined with `config.analysis` alone.
  * @param scratch names a scratch directory for solved candidates.
- * @throws QtoolError `usage`, `data`, `model`, `interrupted`.
+ * @throws QtoolError `infeasible` before anything is measured when the smallest candidates exceed a budget; `usage`, `data`,
+ *   `model`, `interrupted`.
  */
 export async function openMixed(
   source: Omit<LayerSource, 'workspace'>,
@@ -55,12 +56,14 @@ export async function openMixed(
     )
     const sensitivity = usableSensitivities(analysis, config)
     const layers = optionsOf(analysis, found, freedom, config.analysis)
+    checkReachable({ model, found, config, layers })
     const wantsRuns = data !== undefined && (config.evaluations > 0 || config.maxKl !== undefined)
     const runs = wantsRuns ? new LateRuns(source, found, layers, config, data, scratch, run) : undefined
     return {
       task: {
         ...{ model, found, analysis, layers, run, config: { ...config, sensitivity } },
         evaluate: runs && ((options) => runs.evaluate(options)),
+        errorOfDifference: runs && ((one, other) => runs.errorOfDifference(one, other)),
       },
       warnings: changed === undefined ? [] : [changed],
       close: async () => runs?.close(),
@@ -74,6 +77,7 @@ export async function openMixed(
   const budgets = config.budget === undefined ? [] : parseBudgets(config.budget)
   const counting = budgets.find(({ kind }) => kind !== 'meanBits') ?? budgets[0]
   const layers = layerOptions(found.layers, freedom, config, counting)
+  checkReachable({ model, found, config, layers })
   const store = new CandidateStore(scratch)
   try {
     const { analysis, configurations } = await measure(
@@ -93,6 +97,7 @@ export async function openMixed(
       task: {
         ...{ model, found, config, analysis, layers, run },
         evaluate: async (options) => (await configurations!.evaluate(options)).mean,
+        errorOfDifference: (one, other) => configurations!.errorOfDifference(one, other),
       },
       warnings: [],
       close: async () => {
@@ -115,6 +120,7 @@ interface Runs {
 class LateRuns {
   readonly #open: () => Promise<Runs>
   #opened: Promise<Runs> | undefined
+  #configurations: Configurations | undefined
 
   constructor(
     source: Omit<LayerSource, 'workspace'>,
@@ -148,7 +154,13 @@ class LateRuns {
 
   async evaluate(options: readonly (number | undefined)[]): Promise<number> {
     this.#opened ??= this.#open()
-    return (await (await this.#opened).configurations.evaluate(options)).mean
+    const { configurations } = await this.#opened
+    this.#configurations = configurations
+    return (await configurations.evaluate(options)).mean
+  }
+
+  errorOfDifference(one: readonly (number | undefined)[], other: readonly (number | undefined)[]): number {
+    return this.#configurations?.errorOfDifference(one, other) ?? 0
   }
 
   async close(): Promise<void> {
@@ -178,8 +190,14 @@ function usableSensitivities(
 /** Candidates of an analysis as options, in its order. @throws QtoolError `usage` where a layer is not the model's. */
 function optionsOf(analysis: Analysis, found: Layers, { planner }: Freedom, name: string): LayerOptions[] {
   const byName = new Map(found.layers.map((layer) => [layer.name, layer]))
-  const choices = analysis.layers.flatMap(({ candidates }) => candidates)
-  const { target } = planner(found.layers.map(() => choices.reduce((a, b) => (b.bits < a.bits ? b : a))))
+  // The opset is that of each choice for all layers, as when it was measured: others may not carry its width.
+  const targets = new Map<string, Target>()
+  const targetOf = (choice: LayerChoice): Target => {
+    const key = `${choice.bits} ${choice.groupSize} ${choice.symmetric}`
+    const target = targets.get(key) ?? planner(found.layers.map(() => choice)).target
+    targets.set(key, target)
+    return target
+  }
   return analysis.layers.map(({ name: layerName, candidates }) => {
     const layer = byName.get(layerName)
     if (!layer) {
@@ -187,7 +205,7 @@ function optionsOf(analysis: Analysis, found: Layers, { planner }: Freedom, name
     }
     const options = candidates.map(({ bits, groupSize, symmetric }) => {
       const choice = { bits, groupSize, symmetric }
-      const plan = planLayer(layer, choice, target)
+      const plan = planLayer(layer, choice, targetOf(choice))
       return { choice, plan, storedBytes: plannedBytes(plan) }
     })
     return { layer, options }

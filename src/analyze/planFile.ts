@@ -69,13 +69,14 @@ function readPlan(file: string): Map<string, LayerChoice> {
     throw bad(`is no JSON (${(cause as Error).message})`, cause)
   }
   const { kind, layers } = (json ?? {}) as { kind?: unknown; layers?: unknown }
-  if (kind !== KIND || typeof layers !== 'object' || layers === null) throw bad('is no plan')
+  if (kind !== KIND || typeof layers !== 'object' || layers === null || Array.isArray(layers)) throw bad('is no plan')
   return new Map(
     Object.entries(layers).map(([name, value]) => {
       const { bits, groupSize, symmetric = 'auto' } = (value ?? {}) as Partial<Record<keyof LayerChoice, unknown>>
       const field = (key: string, found: unknown, wanted: readonly unknown[]) => {
         if (!wanted.includes(found)) {
-          throw bad(`layer ${name}: ${key} is ${JSON.stringify(found)}, wanted one of ${wanted.join(', ')}`)
+          const what = found === undefined ? 'missing' : JSON.stringify(found)
+          throw bad(`layer ${name}: ${key} is ${what}, wanted one of ${wanted.join(', ')}`)
         }
       }
       field('bits', bits, BITS)

@@ -29,6 +29,8 @@ interface CandidateFigures {
   readonly proxy: number | undefined
   /** Loss of the model with only this layer changed, in the end. */
   readonly loss: LossSummary
+  /** Relative squared error of its outputs; undefined when not measured. */
+  readonly outputs: LossSummary | undefined
 }
 
 export interface SweepOptions {
@@ -44,6 +46,8 @@ export interface SweepOptions {
   /** Numbers in a sketch of what a candidate does to the outputs; 0: none is made. */
   readonly sketch: number
   readonly seed: number
+  /** Whether the relative error of outputs is measured beside a loss of another kind. */
+  readonly outputs?: boolean
   /** False: candidates are solved and kept, and no loss is measured. */
   readonly measures?: boolean
   /** More to measure of a layer while the network stands before it. */
@@ -96,11 +100,14 @@ export async function sweepLayers(options: SweepOptions): Promise<Sweep> {
     for (const walk of walks.splice(0)) walk.close()
     const walk = open()
     const loss = await referenceLoss(walk, run)
-    const sweeper = new Sweeper(options, walk, loss)
+    const isOther = loss.reference.kinds.some((kind) => kind === 'logits' || kind === 'probabilities')
+    const outputs = options.outputs && isOther ? await referenceLoss(walk, run, []) : undefined
+    const sweeper = new Sweeper(options, walk, loss, outputs)
     for (const group of grouped.groups) {
       const { tap } = group
-      if (!group.members.some(({ layer }) => sweeper.isWanted(layer))) continue
+      // Also where nothing is wanted: activations do not depend in their last bits on which stages they went through.
       await walk.advance(group.position)
+      if (!group.members.some(({ layer }) => sweeper.isWanted(layer))) continue
       const entry: StatisticsEntry | undefined = group.ahead
         ? ahead.get(group)?.entry
         : tap && (await entryOf(walk, tap, run))
@@ -113,9 +120,16 @@ export async function sweepLayers(options: SweepOptions): Promise<Sweep> {
   }
 }
 
-/** Outputs of the float network on the judging batches, as what candidates are compared with. */
-export async function referenceLoss(walk: Walk, run: RunOptions): Promise<OutputLoss> {
-  const loss = new OutputLoss('auto')
+/**
+ * Outputs of the float network on the judging batches, as what candidates are compared with.
+ * @param logits outputs that are class scores; of none, the relative error is measured.
+ */
+export async function referenceLoss(
+  walk: Walk,
+  run: RunOptions,
+  logits: 'auto' | readonly string[] = 'auto',
+): Promise<OutputLoss> {
+  const loss = new OutputLoss(logits)
   const trial = await walk.openTrial(walk.graph.nodes.length)
   try {
     for (const batch of judgingBatches(walk)) {
@@ -135,6 +149,7 @@ class Sweeper {
   readonly #options: SweepOptions
   readonly #walk: Walk
   readonly #loss: OutputLoss
+  readonly #outputs: OutputLoss | undefined
   readonly #placeOf: ReadonlyMap<WeightedLayer, number>
   readonly #figures: (CandidateFigures[] | undefined)[]
   readonly #sketches: (Float32Array[] | undefined)[]
@@ -142,10 +157,11 @@ class Sweeper {
   readonly #total: number
   #done = 0
 
-  constructor(options: SweepOptions, walk: Walk, loss: OutputLoss) {
+  constructor(options: SweepOptions, walk: Walk, loss: OutputLoss, outputs: OutputLoss | undefined) {
     this.#options = options
     this.#walk = walk
     this.#loss = loss
+    this.#outputs = outputs
     const { layers } = options
     this.#placeOf = new Map(layers.map(({ layer }, i) => [layer, i]))
     this.#figures = layers.map(() => undefined)
@@ -189,15 +205,15 @@ class Sweeper {
       const solved = await this.#solve(member, hessians)
       store.put(place, k, solved)
       const own = perturbation && new Float32Array(sketch)
-      const loss = await this.#lossOf(
-        member,
-        solved,
-        trial,
-        (batch, outputs) => own && perturbation.addInPlace(batch, outputs, own),
-      )
+      const errorsOfOutputs: number[] = []
+      const loss = await this.#lossOf(member, solved, trial, (batch, outputs) => {
+        if (own) perturbation!.addInPlace(batch, outputs, own)
+        if (this.#outputs) errorsOfOutputs.push(...this.#outputs.compare(batch, outputs))
+      })
+      const relative = this.#outputs && errorsOfOutputs.length > 0 ? summarize(errorsOfOutputs) : undefined
       const errors = squaredErrors(member.rows, solved.weight)
       const proxy = hessians && (await proxyError(member.rows, solved.weight, hessians, tools.products))
-      figures.push({ ...errors, proxy, loss })
+      figures.push({ ...errors, proxy, loss, outputs: relative })
       if (own) sketches.push(own)
       this.#done++
     }

@@ -51,8 +51,10 @@ export interface LocalSearch {
   readonly evaluate: Evaluate
   /** Evaluations at most. */
   readonly most: number
-  /** A move is taken when the real loss falls by more than this, ≥ 0: twice the standard error of a difference, say. */
+  /** A move is taken when the real loss falls by more than this, ≥ 0. */
   readonly noise: number
+  /** And when this is true of it: that the difference is more than chance. Default: always. */
+  readonly isClear?: (tried: readonly number[], than: readonly number[]) => boolean
 }
 
 /**
@@ -87,7 +89,7 @@ export async function localSearch(search: LocalSearch): Promise<EvaluatedChoice 
       seen.add(key)
       const measured = await evaluate(tried)
       evaluations++
-      if (!(measured < loss - noise)) continue
+      if (!(measured < loss - noise && (search.isClear?.(tried, choice) ?? true))) continue
       choice = tried
       loss = measured
       accepted++

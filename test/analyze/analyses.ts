@@ -50,6 +50,7 @@ export function plantedAnalysis({ game, layers, candidates, drawn = 12, sketches
     storedBytes: 1000 - 10 * k,
     squaredError: 4 ** k * (1 + layer),
     relativeError: (4 ** k * (1 + random.uniform())) / 1000,
+    outputs: { mean: (4 ** k * (1 + random.uniform())) / 3000, standardError: null },
     proxy: layer === 0 ? null : (4 ** k * (1 + random.uniform())) / 2000,
     loss: { mean: game(none().with(layer, k)), standardError: k ? random.uniform() : null },
   })

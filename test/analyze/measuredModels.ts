@@ -98,11 +98,9 @@ export function edited(proto: ModelProto, changes: readonly Change[]): Uint8Arra
       const bias = new Float32Array(2 * correction.length)
       bias.set(Float32Array.from(correction), name === 'R' ? correction.length : 0)
       const known = initializer.find((tensor) => tensor.name === 'B')
-      if (known) new Float32Array(known.rawData.slice().buffer).forEach((value, i) => (bias[i]! += value))
+      if (known) for (const [i, value] of new Float32Array(known.rawData.slice().buffer).entries()) bias[i]! += value
       initializer = [...initializer.filter((tensor) => tensor !== known), tensorOf('B', [1, bias.length], bias)]
-      node = node.map((own) =>
-        own.name === reader.name ? { ...own, input: [...own.input.slice(0, 3), 'B'] } : own,
-      )
+      node = node.map((own) => (own.name === reader.name ? { ...own, input: [...own.input.slice(0, 3), 'B'] } : own))
       continue
     }
     const shape = reader.opType === 'Conv' ? [1, correction.length, 1, 1] : [correction.length]
@@ -110,12 +108,7 @@ export function edited(proto: ModelProto, changes: readonly Change[]): Uint8Arra
     const [output] = reader.output
     const at = node.indexOf(reader)
     const moved = { ...reader, output: [`${name}/alone`] }
-    node = [
-      ...node.slice(0, at),
-      moved,
-      makeNode('Add', [`${name}/alone`, after], [output!]),
-      ...node.slice(at + 1),
-    ]
+    node = [...node.slice(0, at), moved, makeNode('Add', [`${name}/alone`, after], [output!]), ...node.slice(at + 1)]
   }
   return encodeModel({ ...proto, graph: { ...graph, initializer, node } })
 }
@@ -174,7 +167,7 @@ export async function lossOf(
       const q = other.subarray(row * width, (row + 1) * width)
       if (metric === 'kl') {
         const [logP, logQ] = [logSoftmax(p), logSoftmax(q)]
-        logP.forEach((own, i) => (loss += Math.exp(own) * (own - logQ[i]!)))
+        for (const [i, own] of logP.entries()) loss += Math.exp(own) * (own - logQ[i]!)
         norm++
       } else {
         p.forEach((value, i) => {

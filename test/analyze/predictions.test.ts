@@ -51,16 +51,28 @@ describe('agreement', () => {
       const predicted = analysis.configurations.map(({ choice }) => predict(analysis, sensitivity, choice))
       expect(spearman).toBeCloseTo(spearmanByCounting(predicted, measured), 10)
       const residual = measured.reduce((sum, m, i) => sum + (m - predicted[i]!) ** 2, 0)
-      if (['mse', 'proxy', 'lim', 'zd'].includes(sensitivity)) expect(rSquared).toBeUndefined()
+      if (['mse', 'proxy', 'outputs', 'lim', 'zd'].includes(sensitivity)) expect(rSquared).toBeUndefined()
       else expect(rSquared).toBeCloseTo(1 - residual / total, 8)
     }
   })
 
   test('is given for what the analysis has figures for', () => {
     const all = agreements(analysis).map(({ sensitivity }) => sensitivity)
-    expect(all).toEqual(['kl', 'hessian', 'coverage', 'shapley', 'pairwise', 'clado', 'lim', 'zd', 'mse', 'proxy'])
+    expect(all).toEqual([
+      'kl',
+      'hessian',
+      'coverage',
+      'shapley',
+      'pairwise',
+      'clado',
+      'lim',
+      'zd',
+      'mse',
+      'proxy',
+      'outputs',
+    ])
     const few = agreements({ ...analysis, levels: null, blocks: null, pairs: null })
-    expect(few.map(({ sensitivity }) => sensitivity)).toEqual(['kl', 'hessian', 'pairwise', 'mse', 'proxy'])
+    expect(few.map(({ sensitivity }) => sensitivity)).toEqual(['kl', 'hessian', 'pairwise', 'mse', 'proxy', 'outputs'])
   })
 
   test('is undefined where it means nothing', () => {
