@@ -1,11 +1,11 @@
 /** @file Measures a model on held-out samples by the sensitivities that are asked for: sweep, whole configurations, blocks. */
 import type { CalibrationData } from '../calibration/openCalibration.ts'
-import { QtoolError } from '../errors.ts'
 import { type LossSummary, summarize } from '../eval/outputLoss.ts'
 import { estimateTrace, probeStep, rademacher } from '../hessian/hutchinson.ts'
 import type { Layers } from '../onnx/layers.ts'
 import type { RunOptions } from '../progress.ts'
-import { groupedLayers } from '../quantize/layerGroups.ts'
+import { calibrationFingerprint } from '../quantize/calibrate.ts'
+import { groupedLayers, isFeedable } from '../quantize/layerGroups.ts'
 import { rowsAsTensor } from '../quantize/layerRows.ts'
 import type { LayerSource } from '../quantize/readWeight.ts'
 import { makeRandom } from '../random.ts'
@@ -16,7 +16,6 @@ import {
   type Analysis,
   type AnalysisFingerprint,
   type MeasuredCandidate,
-  type MeasuredConfiguration,
   type MeasuredLayer,
   type Sensitivity,
 } from './analysis.ts'
@@ -26,6 +25,7 @@ import type { CandidateStore } from './candidateStore.ts'
 import { Configurations } from './configurations.ts'
 import type { LayerOptions } from './measuredLayers.ts'
 import { judgingBatches, type LayerAt, type Sweep, sweepLayers } from './sweep.ts'
+import { WholeRuns } from './wholeRuns.ts'
 
 export interface MeasureTask {
   readonly source: Omit<LayerSource, 'workspace'>
@@ -43,10 +43,16 @@ export interface MeasureTask {
   readonly fingerprint: AnalysisFingerprint
 }
 
+/** What an analysis depends on: as statistics do, and on how candidates are solved. */
+export function analysisFingerprint(
+  config: Parameters<typeof calibrationFingerprint>[0] & { readonly damping: number },
+  model: Parameters<typeof calibrationFingerprint>[1],
+): AnalysisFingerprint {
+  return calibrationFingerprint(config, model, { damping: config.damping })
+}
+
 /** Numbers in a sketch: inner products are off by about 1 % of the lengths' product. */
 const SKETCH = 8192
-/** CLADO's pairs are runs of the whole network. */
-const MOST_PAIRS = 20000
 
 export interface Measured {
   readonly analysis: Analysis
@@ -87,7 +93,7 @@ export async function measure(
         : {}),
     })
     if (!shard) configurations = await Configurations.open(source, layers, grouped, data, store, run)
-    const whole = configurations && new WholeRuns(task, configurations, run)
+    const whole = configurations && new WholeRuns(layers, configurations, { count: task.configurations, seed }, run)
     const levels = has('coverage') || has('shapley') ? await whole?.levels() : undefined
     const leaveOneOut = levels && has('shapley') ? await whole!.leaveOneOut(levels) : undefined
     const blocks =
@@ -134,9 +140,14 @@ function measuredLayers(
   traces: ReadonlyMap<number, MeasuredLayer['trace']>,
   leaveOneOut: readonly (readonly number[])[] | undefined,
 ): MeasuredLayer[] {
+  const usual = lossPerError(layers, figures)
   return layers.flatMap(({ layer, options }, i): MeasuredLayer[] => {
-    const own = figures[i]
-    if (!own) return []
+    const measured = figures[i]
+    if (!measured) return []
+    const guess = (relativeError: number) => ({ mean: usual * relativeError, standardError: Number.NaN })
+    const own = isFeedable(layer)
+      ? measured
+      : measured.map((one) => ({ ...one, loss: guess(one.relativeError), outputs: undefined }))
     const candidates = options.map(({ choice, storedBytes }, k) => {
       const { loss, outputs, proxy, squaredError, relativeError } = own[k]!
       return {
@@ -172,6 +183,21 @@ function base64Of(values: Float32Array): string {
   return Buffer.from(values.buffer, values.byteOffset, values.byteLength).toString('base64')
 }
 
+/**
+ * Median over the measured candidates of loss per relative error of the weights. A layer whose weight cannot be fed to a session, as in
+ * a branch, cannot be measured; without a guess it would seem to cost nothing, and get the narrowest width.
+ */
+function lossPerError(layers: readonly LayerOptions[], figures: Sweep['figures']): number {
+  const ratios = layers.flatMap(({ layer }, i) =>
+    isFeedable(layer)
+      ? (figures[i] ?? []).flatMap(({ loss, relativeError }) =>
+          relativeError > 0 && Number.isFinite(loss.mean) ? [loss.mean / relativeError] : [],
+        )
+      : [],
+  )
+  return ratios.sort((a, b) => a - b)[ratios.length >> 1] ?? 1
+}
+
 /** Hutchinson's estimate for the layer that the network stands before. */
 async function traceOf({ layer, member, walk, trial, loss }: LayerAt, probes: number, seed: number) {
   const { rows, plan } = member
@@ -194,88 +220,4 @@ async function traceOf({ layer, member, walk, trial, loss }: LayerAt, probes: nu
   )
   const { trace, standardError, probes: made } = estimate
   return { value: trace, standardError, probes: made }
-}
-
-/** What takes runs of the whole network. */
-class WholeRuns {
-  readonly #task: MeasureTask
-  readonly #configurations: Configurations
-  readonly #run: RunOptions
-
-  constructor(task: MeasureTask, configurations: Configurations, run: RunOptions) {
-    this.#task = task
-    this.#configurations = configurations
-    this.#run = run
-  }
-
-  async #loss(choice: readonly (number | undefined)[], item: string, done = 0, total = 1): Promise<number> {
-    this.#run.onProgress?.({ stage: 'measure', done, total, item })
-    return (await this.#configurations.evaluate(choice)).mean
-  }
-
-  /** All layers at each width. */
-  async levels(): Promise<MeasuredConfiguration[]> {
-    const { layers } = this.#task
-    const widths = [...new Set(layers.flatMap(({ options }) => options.map(({ plan }) => plan.bits)))]
-    const levels: MeasuredConfiguration[] = []
-    for (const [i, width] of widths.sort((a, b) => b - a).entries()) {
-      const choice = layers.map(({ options }) => nearestWidth(options, width))
-      levels.push({ choice, loss: await this.#loss(choice, `all layers at ${width} bits`, i, widths.length) })
-    }
-    return levels
-  }
-
-  /** [layer][level]: all others at the level. */
-  async leaveOneOut(levels: readonly MeasuredConfiguration[]): Promise<number[][]> {
-    const { layers } = this.#task
-    const losses: number[][] = layers.map(() => [])
-    let done = 0
-    for (const { choice } of levels) {
-      for (const [i, { layer }] of layers.entries()) {
-        const others = choice.map((option, l) => (l === i ? undefined : option))
-        losses[i]!.push(await this.#loss(others, `all but ${layer.name}`, done++, levels.length * layers.length))
-      }
-    }
-    return losses
-  }
-
-  async drawn(): Promise<MeasuredConfiguration[]> {
-    const { layers, configurations: count, seed } = this.#task
-    const random = makeRandom(seed)
-    const drawn: MeasuredConfiguration[] = []
-    for (let i = 0; i < count; i++) {
-      const choice = layers.map(({ options }) => Math.floor(random.uniform() * options.length))
-      drawn.push({ choice, loss: await this.#loss(choice, 'drawn configurations', i, count) })
-    }
-    return drawn
-  }
-
-  /** CLADO's pairs. */
-  async pairs(): Promise<[number, number, number, number, number][]> {
-    const { layers } = this.#task
-    const places = layers.flatMap(({ options }, layer) => options.map((_, option) => ({ layer, option })))
-    const pairs = places.flatMap((a, i) =>
-      places.slice(i + 1).flatMap((b) => (b.layer > a.layer ? [[a, b] as const] : [])),
-    )
-    if (pairs.length > MOST_PAIRS) {
-      throw new QtoolError('usage', `clado: ${pairs.length} pairs of candidates would each be run`, {
-        hint: 'pairwise estimates the same terms from the single runs; or fix widths with --layer or --bits',
-      })
-    }
-    const losses: [number, number, number, number, number][] = []
-    for (const [i, [a, b]] of pairs.entries()) {
-      const choice = layers.map((_, l) => (l === a.layer ? a.option : l === b.layer ? b.option : undefined))
-      losses.push([a.layer, a.option, b.layer, b.option, await this.#loss(choice, 'pairs', i, pairs.length)])
-    }
-    return losses
-  }
-}
-
-/** The option of a width, or the nearest one; of one width the first. */
-function nearestWidth(options: LayerOptions['options'], width: number): number {
-  let best = 0
-  options.forEach(({ plan }, k) => {
-    if (Math.abs(plan.bits - width) < Math.abs(options[best]!.plan.bits - width)) best = k
-  })
-  return best
 }

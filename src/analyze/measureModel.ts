@@ -6,7 +6,6 @@ import { QtoolError } from '../errors.ts'
 import type { Layers } from '../onnx/layers.ts'
 import { checkOutput } from '../onnx/outputFiles.ts'
 import type { RunOptions } from '../progress.ts'
-import { calibrationFingerprint } from '../quantize/calibrate.ts'
 import { freedomOf } from '../quantize/planModel.ts'
 import type { LayerSource } from '../quantize/readWeight.ts'
 import { type AnalysisReport, type AnalyzeReport, SCHEMA_VERSION } from '../report.ts'
@@ -14,7 +13,7 @@ import { VERSION } from '../version.ts'
 import { analysisReport } from './allocationReport.ts'
 import { mergeAnalyses, readAnalysis, writeAnalysis } from './analysisFile.ts'
 import { CandidateStore } from './candidateStore.ts'
-import { measure } from './measure.ts'
+import { analysisFingerprint, measure } from './measure.ts'
 import { layerOptions } from './measuredLayers.ts'
 
 /** How candidates are written when they are quantized; sizes depend on it. */
@@ -56,7 +55,7 @@ export async function measureModel(
       {
         ...{ source, found, layers, damping, seed, probes, configurations, sensitivities: sensitivity },
         shard: shard === undefined ? undefined : partOf(shard),
-        fingerprint: calibrationFingerprint(config, model),
+        fingerprint: analysisFingerprint(config, model),
       },
       data,
       store,
@@ -64,7 +63,9 @@ export async function measureModel(
     )
     await runs?.close()
     if (output !== undefined) writeAnalysis(output, analysis, force)
-    const without = [...notes].map(([reason, count]) => `${count} layers measured without statistics: ${reason}`)
+    const without = [...notes].map(
+      ([reason, count]) => `${count} ${count === 1 ? 'layer' : 'layers'} measured without statistics: ${reason}`,
+    )
     return { report: analysisReport(analysis, output), warnings: [...freedom.warnings, ...without] }
   } finally {
     store.close()

@@ -7,7 +7,6 @@ import { QtoolError } from '../errors.ts'
 import type { Layers } from '../onnx/layers.ts'
 import { type LayerChoice, planLayer, type Target } from '../onnx/represent/plan.ts'
 import type { RunOptions } from '../progress.ts'
-import { calibrationFingerprint } from '../quantize/calibrate.ts'
 import { groupedLayers } from '../quantize/layerGroups.ts'
 import { plannedBytes } from '../quantize/planFigures.ts'
 import { type Freedom, freedomOf } from '../quantize/planModel.ts'
@@ -18,7 +17,7 @@ import { checkAnalysis, readAnalysis } from './analysisFile.ts'
 import { CandidateStore } from './candidateStore.ts'
 import { Configurations } from './configurations.ts'
 import { missingFor } from './losses.ts'
-import { measure } from './measure.ts'
+import { analysisFingerprint, measure } from './measure.ts'
 import { type LayerOptions, layerOptions } from './measuredLayers.ts'
 import { checkReachable, type MixedTask } from './mixedPlan.ts'
 import { sweepLayers } from './sweep.ts'
@@ -48,7 +47,7 @@ export async function openMixed(
   const freedom = freedomOf(model, found, config)
   if (config.analysis !== undefined) {
     const analysis = readAnalysis(config.analysis)
-    const here = calibrationFingerprint(config, model)
+    const here = analysisFingerprint(config, model)
     const changed = checkAnalysis(
       analysis,
       data ? here : { ...here, data: analysis.fingerprint.data, settings: analysis.fingerprint.settings },
@@ -87,7 +86,7 @@ export async function openMixed(
         shard: undefined,
         configurations: 0,
         probes: TRACE_PROBES,
-        fingerprint: calibrationFingerprint(config, model),
+        fingerprint: analysisFingerprint(config, model),
       },
       data,
       store,

@@ -180,7 +180,10 @@ class Sweeper {
     entry: StatisticsEntry | undefined,
   ): Promise<void> {
     const hessians = entry && new GroupHessians(entry.fit, this.#options.tools)
-    const trial = await this.#walk.openTrial(this.#walk.graph.nodes.length)
+    const { measures = true } = this.#options
+    // What cannot be fed, such as weights of branches, is not run: after the last node there may be nothing to run.
+    const isRun = measures && members.some(({ layer }) => this.isWanted(layer) && isFeedable(layer))
+    const trial = isRun ? await this.#walk.openTrial(this.#walk.graph.nodes.length) : undefined
     try {
       for (const { layer, reason } of members) {
         if (!this.isWanted(layer)) continue
@@ -188,11 +191,11 @@ class Sweeper {
         await this.#measureLayer(this.#placeOf.get(layer)!, hessians, trial)
       }
     } finally {
-      await trial.close()
+      await trial?.close()
     }
   }
 
-  async #measureLayer(place: number, hessians: GroupHessians | undefined, trial: Trial): Promise<void> {
+  async #measureLayer(place: number, hessians: GroupHessians | undefined, trial: Trial | undefined): Promise<void> {
     const { source, grouped, layers, store, tools, sketch, seed, more, run } = this.#options
     const { layer, options } = layers[place]!
     const first = await readMember(source, options[0]!.plan, grouped.sites.get(layer), run.signal)
@@ -219,7 +222,8 @@ class Sweeper {
     }
     this.#figures[place] = figures
     if (sketch > 0) this.#sketches[place] = sketches
-    await more?.({ layer: place, member: first, walk: this.#walk, trial, loss: this.#loss })
+    if (trial && isFeedable(layer))
+      await more?.({ layer: place, member: first, walk: this.#walk, trial, loss: this.#loss })
   }
 
   async #solve(member: Member, hessians: GroupHessians | undefined): Promise<Solved> {
@@ -239,11 +243,10 @@ class Sweeper {
   async #lossOf(
     member: Member,
     { weight, correction }: Solved,
-    trial: Trial,
+    trial: Trial | undefined,
     visit: (batch: number, outputs: Awaited<ReturnType<Trial['run']>>) => void,
   ): Promise<LossSummary> {
-    const { measures = true } = this.#options
-    if (!measures || !isFeedable(member.plan.layer)) return { mean: 0, standardError: Number.NaN }
+    if (!trial || !isFeedable(member.plan.layer)) return { mean: 0, standardError: Number.NaN }
     const values = candidateValues(this.#walk, [member], [weight], [correction])
     const losses: number[] = []
     for (const batch of judgingBatches(this.#walk)) {

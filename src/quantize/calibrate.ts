@@ -66,15 +66,16 @@ export function dropCheckpoint({ resume }: QuantizeConfig): void {
   if (resume !== undefined) fs.rmSync(resume, { force: true })
 }
 
-/** What statistics and sensitivities depend on. */
+/** What statistics and sensitivities depend on. @param more settings besides those of the data. */
 export function calibrationFingerprint(
   config: DataSettings & Pick<QuantizeConfig, 'data'>,
   model: OnnxModel,
+  more: Readonly<Record<string, unknown>> = {},
 ): { readonly model: string; readonly data: string; readonly settings: string } {
   return {
     model: modelFingerprint(model),
     data: fingerprintOf(config, model.path),
-    settings: settingsFingerprint(dataSettings(config)),
+    settings: settingsFingerprint({ ...dataSettings(config), ...more }),
   }
 }
 

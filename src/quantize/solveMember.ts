@@ -146,6 +146,8 @@ export async function solveMember(
         }
       }
       parts.push(best!.weight)
+      // Of a large layer, what one part has left in memory must not pile up with the next one's.
+      if (rows.length > PART_WEIGHTS) await tools.pool.collect()
     }
     return parts
   }
@@ -155,7 +157,7 @@ export async function solveMember(
 }
 
 /** Most weights that are solved at a time: the solver takes some 40 bytes each. */
-const PART_WEIGHTS = 2 ** 23
+const PART_WEIGHTS = 2 ** 22
 
 /** Rows that are solved together: they are independent, given the Hessian of their block. */
 function partsOf(blocks: number, perBlock: number, cols: number) {

@@ -41,7 +41,7 @@ const measured = (parts: Opened, sensitivities: readonly Sensitivity[], more: { 
 
 describe('a whole configuration', () => {
   it.each([
-    ['MLP', 'logits', 'kl', 2],
+    ['MLP', 'logits', 'kl', 1],
     ['convnet', 'y', 'relative', 2],
     // Both weights of an LSTM move one bias.
     ['LSTM', 'y', 'relative', 1],

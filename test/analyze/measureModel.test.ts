@@ -29,8 +29,8 @@ function caseOf(name: string) {
 const merged = (output: string, merge: readonly string[]) => analyzeModel(undefined, { merge, output })
 
 describe('an analysis on data', () => {
-  // Stages differ between parts in the first two; the table of the last is read twice.
-  it.each(['transformer', 'convnet', 'tied embedding'])('of %s in parts is byte for byte the whole', async (name) => {
+  // Parts stop at different layers; the table of the last model is read twice.
+  it.each(['convnet', 'tied embedding'])('of %s in parts is byte for byte the whole', async (name) => {
     const { analyze, at, bytes } = caseOf(name)
     const sensitivity = ['kl', 'pairwise', 'hessian'] as const
     const bits = 3
@@ -47,7 +47,7 @@ describe('an analysis on data', () => {
 
   it('holds what its report says, with drawn configurations to judge it by, on any number of threads', async () => {
     const { analyze, at, bytes, folder } = caseOf('MLP')
-    const config = { sensitivity: ['kl', 'coverage'], configurations: 5 } as const
+    const config = { sensitivity: ['kl', 'coverage'], configurations: 3 } as const
     const report = await analyze('one.json', config)
     await analyze('two.json', { ...config, threads: 2 })
     expect(bytes('two.json') === bytes('one.json')).toBe(true)
@@ -58,7 +58,7 @@ describe('an analysis on data', () => {
       ['h1', 0],
       ['y', 1],
     ])
-    expect(analysis.configurations.length).toBe(5)
+    expect(analysis.configurations.length).toBe(3)
     expect(report.analysis!.agreements.map(({ sensitivity }) => sensitivity)).toContain('coverage')
     expect(report.analysis!.layers.map(({ candidates }) => candidates.map(({ loss }) => loss))).toEqual(
       analysis.layers.map(({ candidates }) => candidates.map(({ loss }) => loss.mean)),

@@ -76,7 +76,7 @@ export interface Change {
  * The model with weights replaced, and the means that biases take back added after the layers' outputs; those of a
  * recurrent layer as a bias of its own.
  */
-export function edited(proto: ModelProto, changes: readonly Change[]): Uint8Array {
+function edited(proto: ModelProto, changes: readonly Change[]): Uint8Array {
   const graph = proto.graph!
   let initializer = [...graph.initializer]
   let node = [...graph.node]

@@ -24,8 +24,6 @@ function written(small: SmallModel, name: string) {
 describe('the loss of a layer alone', () => {
   it.each([
     ['MLP', 'logits', 'kl'],
-    ['MLP', 'y', 'relative'],
-    ['convnet', 'logits', 'kl'],
     ['convnet', 'y', 'relative'],
   ] as const)('in %s with output %s is that of the edited model', async (name, output, metric) => {
     const { proto, model, data } = written(smallModel(name), output)
@@ -52,10 +50,23 @@ describe('the loss of a layer alone', () => {
     await opened.close()
   })
 
+  it('in a branch is not measured, and is solved nevertheless', async () => {
+    const { model, data } = written(smallModel('If'), 'logits')
+    const opened = await openMeasured(model, [data], { bits: 3 })
+    const { figures } = await sweepOf(opened)
+    expect(opened.layers.map(({ layer }) => layer.name)).toEqual(['m', 'then_result', 'else_result'])
+    expect(figures.map((own) => own![0]!.loss.mean > 0)).toEqual([true, false, false])
+    for (const l of [0, 1, 2]) {
+      expect(opened.store.has(l, 0)).toBe(true)
+      expect(figures[l]![0]!.relativeError).toBeGreaterThan(0)
+    }
+    await opened.close()
+  })
+
   it('is the same at any number of threads, and for some of the layers alone', async () => {
     const { model, data } = written(smallModel('convnet'), 'logits')
     const swept = async (threads: number, wanted: SweepOptions['wanted']) => {
-      const opened = await openMeasured(model, [data], { threads })
+      const opened = await openMeasured(model, [data], { threads, bits: 3 })
       const sweep = await sweepOf(opened, { wanted, sketch: 512 })
       await opened.close()
       return sweep

@@ -468,7 +468,7 @@ describe('a configuration file', () => {
     expect((await resolved('--bits', '3')).config).toEqual({ ...common, bits: 3 })
     expect((await resolved('--plan', 'q')).config).toEqual({ ...common, plan: 'q' })
     expect((await resolved('--solver', 'uniform')).config).toEqual({ ...common, budget: '4bit' })
-    expect((await resolved('--method', 'rtn')).config).toMatchObject({ method: 'rtn', solver: 'dp', evaluations: 60 })
+    expect((await resolved('--method', 'rtn')).config).toMatchObject({ method: 'rtn', solver: 'dp', evaluations: 0 })
     const planned = configFile({ plan: 'p', data: ['d'] })
     const { config } = await understood('quantize', 'm', '-o', 'o', '--config', planned, '--budget', '3bit')
     expect(config).toMatchObject({ budget: '3bit', solver: 'ilp' })

@@ -135,6 +135,7 @@ describe('statistics', () => {
       ...{
         bits: undefined,
         budget: '4.7bpw',
+        solver: 'uniform',
         groupSize: 32,
         format: 'standard',
         data: tiny.data,
