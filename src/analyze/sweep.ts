@@ -10,12 +10,13 @@ import { type LossSummary, OutputLoss, summarize } from '../eval/outputLoss.ts'
 import { OutputPerturbation } from '../eval/perturbation.ts'
 import type { WeightedLayer } from '../onnx/layers.ts'
 import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
+import { BITS } from '../quant/quantizedWeight.ts'
 import { type GroupedLayers, isFeedable } from '../quantize/layerGroups.ts'
 import { type Member, readMember, withPlan } from '../quantize/members.ts'
 import { candidateValues } from '../quantize/networkJudge.ts'
 import { entryOf, gatherAhead, openNetworkWalk } from '../quantize/networkWalk.ts'
 import type { LayerSource } from '../quantize/readWeight.ts'
-import { GroupHessians, meanError, type SolverTools, solveMember } from '../quantize/solveMember.ts'
+import { BYTES_PER_WEIGHT, GroupHessians, meanError, type SolverTools, solveMember } from '../quantize/solveMember.ts'
 import type { CandidateStore, Solved } from './candidateStore.ts'
 import type { LayerOptions } from './measuredLayers.ts'
 import { proxyError, squaredErrors } from './proxies.ts'
@@ -112,7 +113,8 @@ export async function sweepLayers(options: SweepOptions): Promise<Sweep> {
         ? ahead.get(group)?.entry
         : tap && (await entryOf(walk, tap, run))
       await sweeper.measure(group.members, entry)
-      await options.tools.pool.collect()
+      const weights = group.members.reduce((sum, { layer }) => sum + layer.weights, 0)
+      await options.tools.pool.collect(BYTES_PER_WEIGHT * weights * BITS.length)
     }
     return sweeper.result()
   } finally {

@@ -19,7 +19,7 @@ import { candidateValues, openNetworkJudge } from './networkJudge.ts'
 import { entryOf } from './networkWalk.ts'
 import type { Decision, SolvedLayers } from './solvedLayers.ts'
 import type { Judge } from './solveGroup.ts'
-import { GroupHessians, type SolverTools } from './solveMember.ts'
+import { BYTES_PER_WEIGHT, GroupHessians, type SolverTools } from './solveMember.ts'
 import { heldOutError } from './statisticsJudge.ts'
 
 interface CalibratorParts extends CalibrationTask {
@@ -32,6 +32,9 @@ interface CalibratorParts extends CalibrationTask {
   readonly tools: SolverTools
   readonly run: RunOptions
 }
+
+/** Statistics, Hessians and factors of a group, per entry of a K × K matrix. */
+const BYTES_PER_PRODUCT = 64
 
 /** Solves group after group. */
 export class Calibrator {
@@ -72,8 +75,9 @@ export class Calibrator {
     }
     const detail = await this.#decide(group, members)
     this.#parts.ahead.delete(group)
-    await tools.pool.collect()
     for (const { layer } of group.members) this.#done += layer.weights
+    const weights = members.reduce((sum, { rows }) => sum + rows.length, 0)
+    await tools.pool.collect(BYTES_PER_WEIGHT * weights + BYTES_PER_PRODUCT * (group.tap?.cols ?? 0) ** 2)
     const progress = { stage: 'calibrate', done: this.#done, total: this.#total } as const
     run.onProgress?.(detail === undefined ? progress : { ...progress, detail })
   }

@@ -147,7 +147,7 @@ export async function solveMember(
       }
       parts.push(best!.weight)
       // Of a large layer, what one part has left in memory must not pile up with the next one's.
-      if (rows.length > PART_WEIGHTS) await tools.pool.collect()
+      if (rows.length > PART_WEIGHTS) await tools.pool.collect(BYTES_PER_WEIGHT * count * cols)
     }
     return parts
   }
@@ -156,7 +156,9 @@ export async function solveMember(
   return parts && joinRows(parts)
 }
 
-/** Most weights that are solved at a time: the solver takes some 40 bytes each. */
+/** What the solver leaves in memory. */
+export const BYTES_PER_WEIGHT = 40
+/** Most weights that are solved at a time. */
 const PART_WEIGHTS = 2 ** 22
 
 /** Rows that are solved together: they are independent, given the Hessian of their block. */

@@ -17,8 +17,11 @@ export interface KernelPool {
    * @throws QtoolError `interrupted` when the signal aborts; Error when a worker thread fails (a bug).
    */
   run<Job>(task: Task<Job>, signal?: AbortSignal): Promise<Float64Array>
-  /** Free what jobs that are done have left in memory, on all threads. */
-  collect(): Promise<void>
+  /**
+   * Free what jobs that are done have left in memory, on all threads, once that may be much.
+   * @param bytes about what was left since the last time.
+   */
+  collect(bytes: number): Promise<void>
   /** End the worker threads. Jobs under way fail. */
   close(): Promise<void>
 }
@@ -40,6 +43,9 @@ interface Crew {
   /** Why the thread is gone. */
   failure: Error | undefined
 }
+
+/** Bytes that are worth collecting. */
+const MUCH = 128 * 2 ** 20
 
 /**
  * The compiled worker starts as it is. Run from source, Node cannot load TypeScript in a new thread, whatever loader
@@ -90,6 +96,7 @@ export function createPool(threads: number): KernelPool {
   if (!Number.isInteger(threads) || threads < 1) throw new RangeError(`threads: want an integer ≥ 1, got ${threads}`)
   const crews: Crew[] = []
   let lastId = 0
+  let left = 0
 
   const onWorkers = async (
     work: Units & { module: string },
@@ -136,7 +143,10 @@ export function createPool(threads: number): KernelPool {
       checkAborted(signal)
       return results
     },
-    async collect() {
+    async collect(bytes) {
+      left += bytes
+      if (left < MUCH) return
+      left = 0
       collectGarbage()
       await Promise.all(crews.map((crew) => assign(crew, { id: ++lastId, work: undefined })))
     },
