@@ -125,6 +125,11 @@ export function settleMeasurement(config: AnalyzeConfig, values: Partial<Analyze
   const { holdout, sensitivity, shard, output } = config
   if (holdout === 0) throw new QtoolError('usage', 'nothing is held out to measure on', { hint: HOLDOUT_HINT })
   if (sensitivity.length === 0) throw noSensitivity()
+  if (config.candidates === 'all' && firstGiven(['groupSize'], values, usual)) {
+    throw new QtoolError('usage', 'groupSize is given with candidates all, which has several', {
+      hint: 'leave out one of the two',
+    })
+  }
   if (shard === undefined) return config
   const whole = OF_WHOLE_NETWORK.find((name) => sensitivity.includes(name))
   const asked =

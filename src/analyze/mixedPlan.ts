@@ -131,7 +131,7 @@ export async function mixedPlan(task: MixedTask, reserve = 0): Promise<MixedPlan
  * @throws QtoolError `infeasible`, with the least in the unit of the budget.
  */
 export function checkReachable({ model, found, config, layers }: Omit<MixedTask, Unmeasured>): void {
-  const items = itemsOf(layers, allowedOptions(found, freedomOf(model, found, config), layers), config.tie)
+  const items = itemsOf(layers, allowedOptions(found, freedomOf(model, found, config), layers, config), config.tie)
   const least = leastOptions(layers, items)
   const plan = planOfOptions({ model, found, config, layers }, least)
   if (plan.plans.length === 0) return
@@ -219,12 +219,27 @@ function storedBytes(layers: readonly LayerOptions[], options: readonly (number 
   }, 0)
 }
 
-/** Places of the options that the user's overrides leave. */
-function allowedOptions(found: Layers, { fixed }: Freedom, layers: readonly LayerOptions[]): number[][] {
+/** Places of the options that the user's settings leave: an analysis may have more. */
+function allowedOptions(
+  found: Layers,
+  { fixed }: Freedom,
+  layers: readonly LayerOptions[],
+  { groupSize, symmetric }: QuantizeConfig,
+): number[][] {
+  const isAsked = ({ choice }: LayerOptions['options'][number]) =>
+    (groupSize === undefined || choice.groupSize === groupSize) &&
+    (symmetric === 'auto' || choice.symmetric === symmetric)
   return layers.map(({ layer, options }) => {
     const own = fixed[found.layers.indexOf(layer)]
     if (own === 'skip') return []
-    const allowed = options.flatMap(({ choice }, k) => (own === undefined || choice.bits === own ? [k] : []))
+    if (!options.some(isAsked)) {
+      throw new QtoolError('usage', `${layer.name} was not measured at the group size and grids that are asked for`, {
+        hint: 'measure again with the same --group-size and --symmetric or --asymmetric, or leave them out here',
+      })
+    }
+    const allowed = options.flatMap((option, k) =>
+      isAsked(option) && (own === undefined || option.choice.bits === own) ? [k] : [],
+    )
     if (allowed.length > 0) return allowed
     const widths = [...new Set(options.map(({ choice }) => choice.bits))].join(', ')
     throw new QtoolError('usage', `--layer sets ${layer.name} to ${own} bits; it was measured at ${widths}`, {
@@ -238,7 +253,7 @@ export function allocationTask(task: MixedTask): Omit<AllocationTask, 'limits'> 
   const { model, found, config, analysis, layers, evaluate, errorOfDifference, run } = task
   return {
     ...{ analysis, layers, evaluate, errorOfDifference, run },
-    items: itemsOf(layers, allowedOptions(found, freedomOf(model, found, config), layers), config.tie),
+    items: itemsOf(layers, allowedOptions(found, freedomOf(model, found, config), layers, config), config.tie),
     sensitivities: config.sensitivity,
     solver: config.solver === 'dp' ? 'dp' : 'ilp',
     evaluations: config.evaluations,

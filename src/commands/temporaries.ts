@@ -9,9 +9,20 @@ import type { Task } from './task.ts'
  * What cannot be removed is left: the run has failed already, for a reason that says more.
  */
 export function removeTemporaries(task: Task, pid: number): void {
-  if (task.operation !== 'quantize') return
-  const { output, config } = task
-  const written = [output, ...config.stats, config.resume].filter((path) => path !== undefined)
+  if (task.operation === 'eval') return
+  const { config } = task
+  const paths =
+    task.operation === 'analyze'
+      ? [task.config.output]
+      : [
+          task.output,
+          ...task.config.stats,
+          task.config.resume,
+          task.config.savePlan,
+          task.config.pareto,
+          task.config.latency,
+        ]
+  const written = paths.filter((path) => path !== undefined)
   const ours = new RegExp(`^\\..*\\.${pid}\\.[^.]+\\.tmp$`, 's')
   for (const folder of new Set([...written.map((path) => dirname(path)), config.scratch ?? tmpdir()])) {
     try {
