@@ -144,6 +144,14 @@ describe('an analysis', () => {
     expect(alone.warnings.join()).not.toMatch(/other settings/)
   })
 
+  it('has no group size but those that were measured', async () => {
+    const asked = run(undefined, { analysis, budget: '3bit', groupSize: 128, dryRun: true })
+    await expect(asked).rejects.toMatchObject({
+      code: 'usage',
+      message: expect.stringContaining('was not measured at'),
+    })
+  })
+
   it('of other settings is used with a warning, and that of another model is refused', async () => {
     const other = await run(undefined, { data, samples: 30, analysis, budget: '3bit', evaluations: 0, dryRun: true })
     expect(other.warnings.join()).toMatch(/measured with other settings or data: samples/)
