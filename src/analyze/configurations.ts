@@ -4,10 +4,9 @@ import type { Trial, Walk } from '../calibration/walk.ts'
 import type { FeedTensor } from '../data/modelInput.ts'
 import { type LossSummary, type OutputLoss, summarize } from '../eval/outputLoss.ts'
 import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
-import { dequantize } from '../quant/quantizedWeight.ts'
 import { biasValue } from '../quantize/biasEdits.ts'
 import { type GroupedLayers, isFeedable } from '../quantize/layerGroups.ts'
-import { rowsAsTensor } from '../quantize/layerRows.ts'
+import { quantizedAsTensor } from '../quantize/layerRows.ts'
 import { openNetworkWalk } from '../quantize/networkWalk.ts'
 import type { LayerSource } from '../quantize/readWeight.ts'
 import type { CandidateStore } from './candidateStore.ts'
@@ -120,7 +119,7 @@ export class Configurations {
     const last = this.#last.get(place)
     if (last?.option === option) return last.tensor
     const { weight } = this.#store.get(place, option)
-    const tensor = rowsAsTensor(this.#layers[place]!.layer, dequantize(weight))
+    const tensor = quantizedAsTensor(this.#layers[place]!.layer, weight)
     this.#last.set(place, { option, tensor })
     return tensor
   }

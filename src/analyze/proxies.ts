@@ -3,21 +3,6 @@ import { dequantize, type QuantizedWeight } from '../quant/quantizedWeight.ts'
 import type { GroupHessians } from '../quantize/solveMember.ts'
 import type { Products } from '../runtime/products.ts'
 
-/** ‖W − Ŵ‖² and its share of ‖W‖². @param rows W [N, K]. */
-export function squaredErrors(
-  rows: Float32Array,
-  weight: QuantizedWeight,
-): { readonly squaredError: number; readonly relativeError: number } {
-  const real = dequantize(weight)
-  let squaredError = 0
-  let norm = 0
-  for (let i = 0; i < rows.length; i++) {
-    squaredError += (rows[i]! - real[i]!) ** 2
-    norm += rows[i]! ** 2
-  }
-  return { squaredError, relativeError: norm > 0 ? squaredError / norm : 0 }
-}
-
 /**
  * tr(E·H·Eᵀ) / tr(W·H·Wᵀ) with E = W − Ŵ: the layer's own relative output error on the samples that it was fitted to. H is
  * without damping; the mean error that a bias takes back is not left out.

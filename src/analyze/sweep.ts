@@ -10,7 +10,7 @@ import { type LossSummary, OutputLoss, summarize } from '../eval/outputLoss.ts'
 import { OutputPerturbation } from '../eval/perturbation.ts'
 import type { WeightedLayer } from '../onnx/layers.ts'
 import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
-import { BITS } from '../quant/quantizedWeight.ts'
+import { BITS, squaredErrors } from '../quant/quantizedWeight.ts'
 import { type GroupedLayers, isFeedable } from '../quantize/layerGroups.ts'
 import { type Member, readMember, withPlan } from '../quantize/members.ts'
 import { candidateValues } from '../quantize/networkJudge.ts'
@@ -19,7 +19,7 @@ import type { LayerSource } from '../quantize/readWeight.ts'
 import { BYTES_PER_WEIGHT, GroupHessians, meanError, type SolverTools, solveMember } from '../quantize/solveMember.ts'
 import type { CandidateStore, Solved } from './candidateStore.ts'
 import type { LayerOptions } from './measuredLayers.ts'
-import { proxyError, squaredErrors } from './proxies.ts'
+import { proxyError } from './proxies.ts'
 
 /** What is known of one candidate of one layer. */
 interface CandidateFigures {
@@ -216,9 +216,10 @@ class Sweeper {
         if (this.#outputs) errorsOfOutputs.push(...this.#outputs.compare(batch, outputs))
       })
       const relative = this.#outputs && errorsOfOutputs.length > 0 ? summarize(errorsOfOutputs) : undefined
-      const errors = squaredErrors(member.rows, solved.weight)
+      const { squaredError, squaredNorm } = squaredErrors(member.rows, solved.weight)
+      const relativeError = squaredNorm > 0 ? squaredError / squaredNorm : 0
       const proxy = hessians && (await proxyError(member.rows, solved.weight, hessians, tools.products))
-      figures.push({ ...errors, proxy, loss, outputs: relative })
+      figures.push({ squaredError, relativeError, proxy, loss, outputs: relative })
       if (own) sketches.push(own)
       this.#done++
     }

@@ -25,8 +25,8 @@ export interface CalibrationData {
 /** Tokens, or floating-point numbers, that a batch of inputs has at most; the tensors inside grow with them. */
 const BATCH_TOKENS = 4096
 const BATCH_FLOATS = 1 << 20
-/** Numbers that the widest layer makes of a batch of tokens at most (128 MB): those of the vocabulary, as a rule. */
-const WIDEST_FLOATS = 1 << 25
+/** Numbers that the widest layer makes of a batch of tokens at most (64 MB): those of the vocabulary, as a rule. */
+const WIDEST_FLOATS = 1 << 24
 const LARGEST_BATCH = 64
 
 /** Samples that are scored for each that is used. */

@@ -143,6 +143,11 @@ export class Walk {
     return value
   }
 
+  /** Let go of what was read of a stored constant; it is read again when it is needed. */
+  forget(name: string): void {
+    this.#read.delete(name)
+  }
+
   /** Value of what does not depend on the batch: as {@link constant}, or made by nodes of constants alone. */
   async batchless(side: Path, name: string): Promise<FeedTensor> {
     if (name.startsWith(ADDED_INPUT) || this.graph.scope.constants.has(name)) return this.constant(side, name)

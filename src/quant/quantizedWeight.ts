@@ -64,3 +64,23 @@ export function dequantize(weight: QuantizedWeight): Float32Array {
   for (let r = 0; r < rows; r++) dequantizeRow(weight, r, real.subarray(r * cols, (r + 1) * cols))
   return real
 }
+
+/** ‖W − Ŵ‖² and ‖W‖². @param rows W [rows, cols]. */
+export function squaredErrors(
+  rows: Float32Array,
+  weight: QuantizedWeight,
+): { readonly squaredError: number; readonly squaredNorm: number } {
+  const { cols } = weight
+  const real = new Float32Array(cols)
+  let squaredError = 0
+  let squaredNorm = 0
+  for (let row = 0; row < weight.rows; row++) {
+    dequantizeRow(weight, row, real)
+    for (let k = 0; k < cols; k++) {
+      const value = rows[row * cols + k]!
+      squaredError += (real[k]! - value) ** 2
+      squaredNorm += value ** 2
+    }
+  }
+  return { squaredError, squaredNorm }
+}

@@ -8,12 +8,11 @@ import type { Walk } from '../calibration/walk.ts'
 import type { WeightedLayer } from '../onnx/layers.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
 import { checkAborted, type RunOptions } from '../progress.ts'
-import { dequantize } from '../quant/quantizedWeight.ts'
 import type { CalibratedLayers, CalibrationTask } from './calibratedLayers.ts'
 import { type DecidedGroup, decideGroup, type GroupMeans } from './decideGroup.ts'
 import type { HeldOutOutputs } from './heldOutOutputs.ts'
 import { fittedInPart, type GroupedLayers, isFeedable, withoutCalibration } from './layerGroups.ts'
-import { rowsAsTensor } from './layerRows.ts'
+import { quantizedAsTensor } from './layerRows.ts'
 import { type Member, readMember } from './members.ts'
 import { candidateValues, openNetworkJudge } from './networkJudge.ts'
 import { entryOf } from './networkWalk.ts'
@@ -35,6 +34,9 @@ interface CalibratorParts extends CalibrationTask {
 
 /** Statistics, Hessians and factors of a group, per entry of a K × K matrix. */
 const BYTES_PER_PRODUCT = 64
+
+/** What reading and rounding a weight leaves in memory. */
+const BYTES_PER_READ_WEIGHT = 8
 
 /** Solves group after group. */
 export class Calibrator {
@@ -73,10 +75,11 @@ export class Calibrator {
     for (const { layer } of group.members) {
       members.push(await readMember(source, this.#planOf.get(layer)!, grouped.sites.get(layer), run.signal))
     }
+    const weights = members.reduce((sum, { rows }) => sum + rows.length, 0)
+    await tools.pool.collect(BYTES_PER_READ_WEIGHT * weights)
     const detail = await this.#decide(group, members)
     this.#parts.ahead.delete(group)
     for (const { layer } of group.members) this.#done += layer.weights
-    const weights = members.reduce((sum, { rows }) => sum + rows.length, 0)
     await tools.pool.collect(BYTES_PER_WEIGHT * weights + BYTES_PER_PRODUCT * (group.tap?.cols ?? 0) ** 2)
     const progress = { stage: 'calibrate', done: this.#done, total: this.#total } as const
     run.onProgress?.(detail === undefined ? progress : { ...progress, detail })
@@ -107,7 +110,7 @@ export class Calibrator {
     const { walk, solved } = this.#parts
     const { layer } = member.plan
     await solved.keep(member, decision, positions)
-    if (isFeedable(layer)) walk.change(layer.constant.name, rowsAsTensor(layer, dequantize(decision.weight)))
+    if (isFeedable(layer)) walk.change(layer.constant.name, quantizedAsTensor(layer, decision.weight))
     if (member.site && decision.bias) walk.change(member.site.added, decision.bias)
   }
 
@@ -120,9 +123,15 @@ export class Calibrator {
     const statistics = await gatherStatistics(walk, tap, { first: 0, end: walk.fitBatches, side: 'both', run })
     await checkFinite(walk, tap, { first: walk.fitBatches, end: walk.batches.length })
     const horizon = horizonOf(this.#cuts, group.position, walk.graph.nodes.length)
-    const judge = await openNetworkJudge(walk, tap.reads, horizon, run)
+    const weights = members.map(({ plan }) => plan.layer.constant.name)
+    const judge = await openNetworkJudge(walk, tap.reads, weights, horizon, run)
+    await this.#parts.tools.pool.collect(
+      BYTES_PER_READ_WEIGHT * members.reduce((sum, { rows }) => sum + rows.length, 0),
+    )
     try {
-      const error: Judge = (weights, corrections) => judge.error(candidateValues(walk, members, weights, corrections))
+      const room: Float32Array[] = []
+      const error: Judge = (weights, corrections) =>
+        judge.error(candidateValues(walk, members, weights, corrections, room))
       const decided = await decideGroup(members, new GroupHessians(statistics, this.#parts.tools), error, this.#means)
       return { ...decided, positions: statistics[0]!.weight }
     } finally {

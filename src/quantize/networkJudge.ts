@@ -7,15 +7,15 @@ import { floatsOf, isFloatTensor } from '../calibration/tensors.ts'
 import type { Trial, Values, Walk } from '../calibration/walk.ts'
 import type { FeedTensor } from '../data/modelInput.ts'
 import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
-import { dequantize, type QuantizedWeight } from '../quant/quantizedWeight.ts'
+import type { QuantizedWeight } from '../quant/quantizedWeight.ts'
 import { biasValue } from './biasEdits.ts'
-import { rowsAsTensor } from './layerRows.ts'
+import { quantizedAsTensor } from './layerRows.ts'
 import type { Member } from './members.ts'
 
 /** Inputs of the group under judgement are taken batch by batch until they are this many bytes. */
 const ENOUGH_BYTES = 8 * 2 ** 20
 /** Or until what they are compared at is: logits are large. */
-const ENOUGH_REFERENCES = 128 * 2 ** 20
+const ENOUGH_REFERENCES = 64 * 2 ** 20
 
 export interface NetworkJudge {
   /**
@@ -30,11 +30,13 @@ export interface NetworkJudge {
 /**
  * Open a judge at the walk's position.
  * @param reads   names that the group reads; they tell how many samples are enough.
+ * @param weights names that candidates bring values for: the float ones are let go, a head's take a hundred megabytes.
  * @param horizon cut at which the networks are compared.
  */
 export async function openNetworkJudge(
   walk: Walk,
   reads: readonly string[],
+  weights: readonly string[],
   horizon: number,
   run: RunOptions,
 ): Promise<NetworkJudge> {
@@ -49,6 +51,7 @@ export async function openNetworkJudge(
     for (const { byteLength } of reference.values()) bytes += byteLength
     if (bytes > ENOUGH_REFERENCES) break
   }
+  for (const name of weights) walk.forget(name)
   return {
     async error(values) {
       const sums = new Map<string, { error: number; norm: number }>()
@@ -122,16 +125,19 @@ function addErrors(
 /**
  * What the network computes with under a candidate, by name.
  * @param corrections mean output errors that biases take back, one per member.
+ * @param room        memory for the weights of each member, filled here and written over by the next candidate's.
  */
 export function candidateValues(
   walk: Walk,
   members: readonly Member[],
   weights: readonly QuantizedWeight[],
   corrections: readonly (Float64Array | undefined)[],
+  room: Float32Array[] = [],
 ): Values {
   const values = new Map<string, FeedTensor>()
   members.forEach(({ plan, site }, i) => {
-    values.set(plan.layer.constant.name, rowsAsTensor(plan.layer, dequantize(weights[i]!)))
+    room[i] ??= new Float32Array(weights[i]!.codes.length)
+    values.set(plan.layer.constant.name, quantizedAsTensor(plan.layer, weights[i]!, room[i]))
     const correction = corrections[i]
     if (site && correction) {
       const before = values.get(site.added) ?? walk.constant('quantized', site.added)

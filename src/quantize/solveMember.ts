@@ -159,7 +159,7 @@ export async function solveMember(
 /** What the solver leaves in memory. */
 export const BYTES_PER_WEIGHT = 40
 /** Most weights that are solved at a time. */
-const PART_WEIGHTS = 2 ** 22
+const PART_WEIGHTS = 2 ** 21
 
 /** Rows that are solved together: they are independent, given the Hessian of their block. */
 function partsOf(blocks: number, perBlock: number, cols: number) {

@@ -6,7 +6,7 @@ import type { FeedTensor } from '../data/modelInput.ts'
 import type { Payload } from '../onnx/model.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
 import type { GridCandidate } from '../quant/candidates.ts'
-import { dequantize, type QuantizedWeight } from '../quant/quantizedWeight.ts'
+import { type QuantizedWeight, squaredErrors } from '../quant/quantizedWeight.ts'
 import type { LayerCalibration } from '../report.ts'
 import type { BiasEdit } from './biasEdits.ts'
 import type { Member } from './members.ts'
@@ -67,7 +67,7 @@ export class SolvedLayers {
       const info: Info = { grid, calibration, positions }
       this.#checkpoint.append({ layer: name, info, weight, bias: bias && floatsOf(bias) })
     }
-    const errors = errorsOf(rows, weight)
+    const errors = squaredErrors(rows, weight)
     const packed = await packQuantized(plan, { weight, ...grid, ...errors }, this.#config, this.#sink)
     this.#layers.set(plan, { ...packed, calibration })
     if (site && bias) this.#biases.set(site.added, { site, value: bias })
@@ -86,15 +86,4 @@ export class SolvedLayers {
   biases(): BiasEdit[] {
     return [...this.#biases.values()]
   }
-}
-
-function errorsOf(rows: Float32Array, weight: QuantizedWeight): { squaredError: number; squaredNorm: number } {
-  const real = dequantize(weight)
-  let squaredError = 0
-  let squaredNorm = 0
-  for (let i = 0; i < rows.length; i++) {
-    squaredError += (real[i]! - rows[i]!) ** 2
-    squaredNorm += rows[i]! ** 2
-  }
-  return { squaredError, squaredNorm }
 }
