@@ -4,6 +4,8 @@
  *
  * Source: Dumitru et al., 2024 (layer-wise quantization); the formulas and their variants are in `src/hessian`.
  */
+
+import type { Block } from '../calibration/blocks.ts'
 import { aliveAt, canCut } from '../calibration/mainGraph.ts'
 import type { CalibrationData } from '../calibration/openCalibration.ts'
 import { floatsOf, isFloatTensor } from '../calibration/tensors.ts'
@@ -21,7 +23,6 @@ import { readRows } from '../quantize/layerRows.ts'
 import { openNetworkWalk } from '../quantize/networkWalk.ts'
 import { type LayerSource, readStored } from '../quantize/readWeight.ts'
 import type { MeasuredBlock } from './analysis.ts'
-import type { Block } from './blocks.ts'
 
 interface BlockNetwork {
   readonly source: Omit<LayerSource, 'workspace'>

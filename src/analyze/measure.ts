@@ -1,4 +1,6 @@
 /** @file Measures a model on held-out samples by the sensitivities that are asked for: sweep, whole configurations, blocks. */
+
+import { findBlocks } from '../calibration/blocks.ts'
 import type { CalibrationData } from '../calibration/openCalibration.ts'
 import { type LossSummary, summarize } from '../eval/outputLoss.ts'
 import { estimateTrace, probeStep, rademacher } from '../hessian/hutchinson.ts'
@@ -20,7 +22,6 @@ import {
   type Sensitivity,
 } from './analysis.ts'
 import { measureBlocks } from './blockMeasures.ts'
-import { findBlocks } from './blocks.ts'
 import type { CandidateStore } from './candidateStore.ts'
 import { Configurations } from './configurations.ts'
 import type { LayerOptions } from './measuredLayers.ts'

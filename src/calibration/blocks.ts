@@ -5,9 +5,10 @@
  * Source: Dumitru et al., 2024 (layer-wise quantization), which ranks transformer blocks. They know the architecture; here
  * the graph says what repeats.
  */
-import type { MainGraph } from '../calibration/mainGraph.ts'
+
 import type { WeightedLayer } from '../onnx/layers.ts'
 import { layersByPlace } from './graphPaths.ts'
+import type { MainGraph } from './mainGraph.ts'
 import { type Branch, residualChains } from './residualStream.ts'
 
 export interface Block {

@@ -1,9 +1,10 @@
 /** @file Ways through the main graph: what lies between two tensors, who reads a tensor, and which node uses which layer. */
-import type { MainGraph } from '../calibration/mainGraph.ts'
+
 import { subgraphs } from '../onnx/attributes.ts'
 import { functionKey, type Scope } from '../onnx/graph.ts'
 import type { WeightedLayer, WeightUse } from '../onnx/layers.ts'
 import type { FunctionProto, GraphProto, NodeProto } from '../onnx/proto.ts'
+import type { MainGraph } from './mainGraph.ts'
 
 /**
  * Places of the nodes on the ways from some names to others, ascending.

@@ -6,10 +6,11 @@
  * SkipLayerNormalization. The next one takes it as it is (pre-norm) or after nodes without layers that keep its shape
  * (LayerNormalization in post-norm transformers, Relu in residual convolutional networks).
  */
-import { constantNames, type MainGraph } from '../calibration/mainGraph.ts'
+
 import type { WeightedLayer } from '../onnx/layers.ts'
 import type { NodeProto } from '../onnx/proto.ts'
 import { nodesBetween, readersOf } from './graphPaths.ts'
+import { constantNames, type MainGraph } from './mainGraph.ts'
 
 /** One branch of the stream: output = input + layers(input), in the plainest case. */
 export interface Branch {

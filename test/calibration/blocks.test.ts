@@ -1,10 +1,10 @@
 import { describe, expect, test } from 'vitest'
-import { type Block, findBlocks } from '../../src/analyze/blocks.ts'
+import { type Block, findBlocks } from '../../src/calibration/blocks.ts'
 import { DataType, type ModelProto, makeNode, makeValueInfo } from '../../src/onnx/proto.ts'
 import { makeRandom } from '../../src/random.ts'
+import { Net, opened, WIDTH } from '../analyze/residualModels.ts'
 import { branches, floats } from '../helpers/smallModels.ts'
 import { smallModel } from '../quantize/calibratedModels.ts'
-import { Net, opened, WIDTH } from './residualModels.ts'
 
 function blocksOf(proto: ModelProto): Block[] {
   const { graph, found } = opened(proto)
