@@ -1,18 +1,26 @@
 /** @file The options of the three operations and their defaults. The one place for both; `configRules.ts` checks them. */
 import type { Sensitivity } from './analyze/analysis.ts'
 import type { Bits } from './quant/quantizedWeight.ts'
+import type { ImportanceName } from './rsq/importance.ts'
 
 export { SENSITIVITIES } from './analyze/analysis.ts'
+export { IMPORTANCE_NAMES } from './rsq/importance.ts'
 
 export type Format = 'auto' | 'contrib' | 'standard'
 /**
  * `auto`: the best grid of each layer by error, from the weights alone. `rtn`: plain min-max rounding. `gptq`: codes that
- * make up for each other's errors on calibration data; see docs/CONFIG.md.
+ * make up for each other's errors on calibration data; see docs/CONFIG.md. `rsq`: the same after exact rotations of a
+ * transformer and with tokens that count by their importance, as far as held-out samples gain by it; see docs/RSQ.md.
  */
-type Method = 'auto' | 'rtn' | 'gptq'
+type Method = 'auto' | 'rtn' | 'gptq' | 'rsq'
+
+/** True for methods that look at data or statistics. */
+export function isCalibrated(method: Method): boolean {
+  return method === 'gptq' || method === 'rsq'
+}
 /**
  * `uniform`: one width and group size for all layers. `ilp`: an integer programme. `dp`: the exact dynamic programme.
- * `bisection`: the longest prefix of the layers, in the order of their sensitivity, that keeps `maxKl`.
+ * `bisection`: the longest prefix of the layers, in the order of their sensitivity, that keeps `maxKl` and `maxDrop`.
  */
 type Solver = 'uniform' | 'ilp' | 'dp' | 'bisection'
 
@@ -62,6 +70,8 @@ export interface CalibrationConfig extends DataConfig {
   readonly select: 'random' | 'el2n' | 'kl'
   /** What is added to the diagonal of a Hessian, relative to its mean: above 0, at most 1. */
   readonly damping: number
+  /** Class labels, one per sample of the data: a .npy, or 'FILE.npz:NAME'. Those of held-out samples alone are used. */
+  readonly labels?: string | undefined
   /** Directory for activations that memory cannot hold; undefined = beside the output, or the system's. */
   readonly scratch?: string | undefined
 }
@@ -87,6 +97,8 @@ interface AllocationConfig {
   readonly tie: readonly string[]
   /** Most that the loss on held-out samples may be: KL in nats, or relative squared error. */
   readonly maxKl?: number | undefined
+  /** Most that the accuracy on held-out samples may fall below that of the original: 0.01 = one point; with `labels`. */
+  readonly maxDrop?: number | undefined
   /** '0.7x': predicted time of a run over that of the float model, at most. */
   readonly maxLatency?: string | undefined
   /** File of times of products, written where there is none; or of the peaks of a machine that is not here. */
@@ -97,13 +109,35 @@ interface AllocationConfig {
   readonly evaluations: number
 }
 
-export interface QuantizeConfig extends CalibrationConfig, AllocationConfig {
+/** What method `rsq` tries. */
+interface RsqConfig {
+  /** Exact rotations of residual streams and heads: kept where held-out samples gain, always, or not tried. */
+  readonly rotation: 'auto' | 'on' | 'off'
+  /** Random rotations of which the best is taken. */
+  readonly rotationSeeds: number
+  /** Rotate inputs inside the graph too, where no weight before them can take the rotation: costs time in every run. */
+  readonly onlineRotation: boolean
+  /** How much each token counts in the statistics: `auto` keeps it where held-out samples gain. */
+  readonly tokenImportance: 'auto' | 'none' | ImportanceName
+  /** Weight of the least important token over that of the most important, above 0. */
+  readonly importanceMin: number
+  /** Weights enter Hessians to this power: 1 as in the released code of the paper, 2 as in its text. */
+  readonly importanceExponent: 1 | 2
+  /** Scores over the number of positions that see a token, or its root. */
+  readonly importanceLength: 'none' | 'linear' | 'sqrt'
+  /** Scores are clamped at this quantile and at one minus it: 0.5 … 1; 1 for none. */
+  readonly importanceQuantile: number
+  /** Copies of each fitted sequence, rolled by equal parts of its length; 1 for the sequence itself. */
+  readonly roll: number
+}
+
+export interface QuantizeConfig extends CalibrationConfig, AllocationConfig, RsqConfig {
   /** Budget expressions with commas between, for example '4bit', '4bpw', '350MB', '0.3x', '-60%'. Excludes bits. */
   readonly budget?: string | undefined
   readonly bits?: Bits | undefined
   /** Input columns that share a scale; 'channel' for one scale per output row. */
   readonly groupSize?: number | 'channel' | undefined
-  /** `gptq` as soon as there are data or statistics, which it needs; otherwise `auto` or `rtn`. */
+  /** `gptq` as soon as there are data or statistics, which it needs; `rsq` needs data; otherwise `auto` or `rtn`. */
   readonly method: Method
   /** Symmetric grids only, asymmetric only, or the better of both. */
   readonly symmetric: 'auto' | 'yes' | 'no'
@@ -147,6 +181,15 @@ export const QUANTIZE_DEFAULTS: QuantizeConfig = {
   select: 'random',
   stats: [],
   damping: 0.05,
+  rotation: 'auto',
+  rotationSeeds: 4,
+  onlineRotation: false,
+  tokenImportance: 'auto',
+  importanceMin: 0.01,
+  importanceExponent: 1,
+  importanceLength: 'none',
+  importanceQuantile: 1,
+  roll: 1,
   solver: 'uniform',
   sensitivity: ['kl', 'coverage', 'outputs'],
   tie: [],

@@ -7,13 +7,14 @@ import { firstGiven, usualValues } from './configGiven.ts'
 import { QtoolError } from './errors.ts'
 
 /** Keys that limit what an allocation may take or lose. */
-export const LIMITS = ['budget', 'maxKl', 'maxLatency'] as const
+export const LIMITS = ['budget', 'maxKl', 'maxDrop', 'maxLatency'] as const
 /** Keys that mean nothing where all layers are alike. */
-export const ABOUT_ALLOCATION = ['sensitivity', 'analysis', 'pareto', 'tie', 'evaluations'] as const
+export const ABOUT_ALLOCATION = ['sensitivity', 'analysis', 'pareto', 'tie', 'evaluations', 'labels'] as const
 /** What each layer does to the others takes runs of the whole network. */
 const OF_WHOLE_NETWORK = ['coverage', 'shapley', 'clado'] as const
 
-const LIMIT_HINT = 'goes with --budget, --max-kl or --max-latency'
+const LIMIT_HINT = 'goes with --budget, --max-kl, --max-drop or --max-latency'
+const LABELS_HINT = 'give --labels FILE, with the class of each sample of the data'
 const SOURCE_HINT = 'give --data PATH to measure on, or --analysis FILE from `qtool analyze --data PATH -o FILE`'
 const HOLDOUT_HINT = 'losses are measured on samples that no fit sees: leave out the share, or give --holdout 20%'
 
@@ -67,7 +68,7 @@ function checkPlan({ solver }: QuantizeConfig, values: Partial<QuantizeConfig>, 
 
 function checkUniform(config: QuantizeConfig, values: Partial<QuantizeConfig>, usual: object): void {
   const { budget } = config
-  const key = firstGiven(['maxKl', 'maxLatency', ...ABOUT_ALLOCATION], values, usual)
+  const key = firstGiven(['maxKl', 'maxDrop', 'maxLatency', ...ABOUT_ALLOCATION], values, usual)
   const several = budget?.includes(',') ? 'a combination of budgets' : undefined
   const asked = key ?? several
   if (asked === undefined) return
@@ -83,20 +84,25 @@ function checkUniform(config: QuantizeConfig, values: Partial<QuantizeConfig>, u
 }
 
 function checkMixed(config: QuantizeConfig, values: Partial<QuantizeConfig>, usual: object): void {
-  const { solver, data, holdout, analysis, maxKl, sensitivity } = config
+  const { solver, data, holdout, analysis, maxKl, maxDrop, labels, sensitivity } = config
   if (LIMITS.every((limit) => config[limit] === undefined)) {
     throw new QtoolError('usage', `solver ${solver} is given without a budget`, { hint: `a solver ${LIMIT_HINT}` })
   }
   if (analysis === undefined && (data.length === 0 || holdout === 0)) {
     throw notMeasurable(`solver ${solver} is given`, config)
   }
-  if (solver === 'bisection' && maxKl === undefined) {
-    throw new QtoolError('usage', 'solver bisection is given without maxKl', {
-      hint: 'it lowers layers as long as a loss is kept: give --max-kl, or another solver',
+  if (solver === 'bisection' && maxKl === undefined && maxDrop === undefined) {
+    throw new QtoolError('usage', 'solver bisection is given without maxKl or maxDrop', {
+      hint: 'it lowers layers as long as a bound is kept: give --max-kl or --max-drop, or another solver',
     })
   }
   if (analysis === undefined && sensitivity.length === 0) throw noSensitivity()
-  const runs = maxKl !== undefined ? 'maxKl' : firstGiven(['evaluations'], values, usual)
+  if (maxDrop !== undefined && labels === undefined) {
+    throw new QtoolError('usage', 'maxDrop is given without labels', { hint: `accuracy needs them: ${LABELS_HINT}` })
+  }
+  if (analysis === undefined) checkLabelled(config)
+  const bound = maxKl !== undefined ? 'maxKl' : maxDrop !== undefined ? 'maxDrop' : undefined
+  const runs = bound ?? firstGiven(['labels', 'evaluations'], values, usual)
   if (runs === undefined || (data.length > 0 && holdout > 0) || (runs === 'evaluations' && config.evaluations === 0)) {
     return
   }
@@ -109,6 +115,12 @@ function notMeasurable(asked: string, { data }: QuantizeConfig): QtoolError {
   return data.length > 0
     ? new QtoolError('usage', `${asked}, but nothing is held out`, { hint: HOLDOUT_HINT })
     : new QtoolError('usage', `${asked} without data or an analysis`, { hint: SOURCE_HINT })
+}
+
+/** A sensitivity by labels is measured on some. @throws QtoolError `usage`. */
+function checkLabelled({ sensitivity, labels }: Pick<QuantizeConfig, 'sensitivity' | 'labels'>): void {
+  if (labels !== undefined || !sensitivity.includes('labels')) return
+  throw new QtoolError('usage', 'sensitivity labels is given without labels', { hint: LABELS_HINT })
 }
 
 function noSensitivity(): QtoolError {
@@ -125,6 +137,7 @@ export function settleMeasurement(config: AnalyzeConfig, values: Partial<Analyze
   const { holdout, sensitivity, shard, output } = config
   if (holdout === 0) throw new QtoolError('usage', 'nothing is held out to measure on', { hint: HOLDOUT_HINT })
   if (sensitivity.length === 0) throw noSensitivity()
+  checkLabelled(config)
   if (config.candidates === 'all' && firstGiven(['groupSize'], values, usual)) {
     throw new QtoolError('usage', 'groupSize is given with candidates all, which has several', {
       hint: 'leave out one of the two',
@@ -138,7 +151,7 @@ export function settleMeasurement(config: AnalyzeConfig, values: Partial<Analyze
       : config.configurations > 0 && firstGiven(['configurations'], values, usual)
   if (asked) {
     throw new QtoolError('usage', `${asked} is given with a shard, and needs all layers at once`, {
-      hint: `measure ${asked} without --shard; kl, hessian, pairwise, mse and proxy can be sharded`,
+      hint: `measure ${asked} without --shard; kl, hessian, pairwise, mse, proxy, outputs and labels can be sharded`,
     })
   }
   if (output === undefined) {

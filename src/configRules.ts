@@ -8,6 +8,7 @@ import {
   type DataConfig,
   EVAL_DEFAULTS,
   type EvalConfig,
+  isCalibrated,
   NORMALIZE_DEFAULTS,
   QUANTIZE_DEFAULTS,
   type QuantizeConfig,
@@ -21,7 +22,7 @@ export { ABOUT_ALLOCATION, LIMITS } from './configMixed.ts'
 export { checkValues, type KeyNaming, type Operation } from './configValues.ts'
 
 const ABOUT_DATA = ['samples', 'rename', 'normalize', 'imageSize', 'layout', 'seqLen'] as const
-const ABOUT_CALIBRATION = [...ABOUT_DATA, 'set', 'holdout', 'select', 'scratch'] as const
+const ABOUT_CALIBRATION = [...ABOUT_DATA, 'set', 'holdout', 'select', 'labels', 'scratch'] as const
 /** Keys that mean nothing without data. An evaluation also fills inputs of random samples, so `set` is free there. */
 export const NEEDS_DATA = {
   quantize: [...ABOUT_CALIBRATION, 'resume'],
@@ -31,6 +32,11 @@ export const NEEDS_DATA = {
     ...['damping', 'bits', 'symmetric', 'layers', 'candidates', 'sensitivity', 'configurations', 'probes', 'shard'],
   ],
 } as const
+/** Keys that mean nothing without method rsq. */
+export const ABOUT_RSQ = [
+  ...['rotation', 'rotationSeeds', 'onlineRotation', 'tokenImportance', 'roll'],
+  ...['importanceMin', 'importanceExponent', 'importanceLength', 'importanceQuantile'],
+] as const
 /** Keys of an evaluation that mean nothing without random samples. */
 export const NEEDS_RANDOM = ['shapes'] as const
 /** What data are, for hints. */
@@ -65,12 +71,13 @@ function checkCalibration(config: QuantizeConfig, values: Partial<QuantizeConfig
       hint: `give ${DATA_HINT}, or --stats FILE with the statistics of an earlier run`,
     })
   }
-  if (method !== 'gptq' && source !== undefined) {
+  if (!isCalibrated(method) && source !== undefined) {
     throw new QtoolError('usage', `${source} is given, but method ${method} looks at the weights alone`, {
       hint: `leave out the method, or give gptq; or leave out ${source}`,
     })
   }
   const usual = usualValues(QUANTIZE_DEFAULTS, values)
+  checkRsq(config, firstGiven(ABOUT_RSQ, values, usual))
   const withoutData = data.length === 0 ? firstGiven(NEEDS_DATA.quantize, values, usual) : undefined
   if (withoutData !== undefined) {
     throw new QtoolError('usage', `${withoutData} is given without data`, { hint: `${withoutData} goes with --data` })
@@ -79,6 +86,32 @@ function checkCalibration(config: QuantizeConfig, values: Partial<QuantizeConfig
     throw new QtoolError('usage', 'damping is given without data', { hint: 'damping goes with --data or --stats' })
   }
   checkFiles(config)
+}
+
+/** @param key about rotations or importance that was given. */
+function checkRsq({ method, data, stats, holdout, analysis, ...config }: QuantizeConfig, key: string | undefined) {
+  if (method !== 'rsq') {
+    if (key === undefined) return
+    throw new QtoolError('usage', `${key} is given without method rsq`, { hint: `${key} goes with --method rsq` })
+  }
+  if (data.length === 0) {
+    throw new QtoolError('usage', 'method rsq needs calibration data', { hint: `give ${DATA_HINT}` })
+  }
+  const other = analysis !== undefined ? 'an analysis is' : stats.length > 0 ? 'statistics are' : undefined
+  if (other !== undefined) {
+    throw new QtoolError('usage', `${other} given beside method rsq, which measures the model that it has rotated`, {
+      hint: 'leave out one of the two',
+    })
+  }
+  if (config.onlineRotation && config.rotation === 'off') {
+    throw new QtoolError('usage', 'onlineRotation is given with rotation off', { hint: 'leave out one of the two' })
+  }
+  const gated = [config.rotation, config.tokenImportance].includes('auto')
+  if (gated && holdout === 0) {
+    throw new QtoolError('usage', 'method rsq has nothing held out to decide on', {
+      hint: 'give a --holdout above 0, or say what to do with --rotation and --token-importance',
+    })
+  }
 }
 
 /** Files that are written, or that are of a kind, must not be the same. */

@@ -10,6 +10,7 @@ import type { AnalyzeConfig, DataConfig, EvalConfig, Normalize, QuantizeConfig, 
 import { QtoolError } from './errors.ts'
 import { nearestName } from './nearestName.ts'
 import { BITS } from './quant/quantizedWeight.ts'
+import { IMPORTANCE_NAMES } from './rsq/importance.ts'
 
 export type Operation = 'quantize' | 'eval' | 'analyze'
 
@@ -46,6 +47,9 @@ const between = (least: number, most: number, hint = '') =>
   wanted(`a number from ${least} to ${most}${hint}`, (value) => isNumber(value) && value >= least && value <= most)
 const atLeast = (least: number) => wanted(`a number of at least ${least}`, (value) => isNumber(value) && value >= least)
 const above = (bound: number) => wanted(`a number above ${bound}`, (value) => isNumber(value) && value > bound)
+
+const isPositiveShare = (value: unknown) => isNumber(value) && value > 0 && value <= 1
+const positiveShare = wanted('a number above 0, at most 1', isPositiveShare)
 
 const MAX_INTEGER = Number.MAX_SAFE_INTEGER
 const groupSize = oneOf(...GROUP_SIZES, 'channel')
@@ -109,7 +113,8 @@ const CALIBRATION_RULES = {
   ...DATA_RULES,
   holdout: between(0, 0.5, shareHint('0.2', '20%')),
   select: oneOf('random', 'el2n', 'kl'),
-  damping: wanted('a number above 0, at most 1', (value) => isNumber(value) && value > 0 && value <= 1),
+  damping: positiveShare,
+  labels: text,
   scratch: text,
 }
 
@@ -117,7 +122,7 @@ const QUANTIZE_RULES: Rules<QuantizeConfig> = {
   budget: text,
   bits: oneOf(...BITS),
   groupSize,
-  method: oneOf('auto', 'rtn', 'gptq'),
+  method: oneOf('auto', 'rtn', 'gptq', 'rsq'),
   symmetric: oneOf('auto', 'yes', 'no'),
   layers: LAYERS,
   format: oneOf('auto', 'contrib', 'standard'),
@@ -130,6 +135,15 @@ const QUANTIZE_RULES: Rules<QuantizeConfig> = {
   ...CALIBRATION_RULES,
   stats: texts,
   resume: text,
+  rotation: oneOf('auto', 'on', 'off'),
+  rotationSeeds: integer(1, 1000),
+  onlineRotation: flag,
+  tokenImportance: oneOf('auto', 'none', ...IMPORTANCE_NAMES),
+  importanceMin: positiveShare,
+  importanceExponent: oneOf(1, 2),
+  importanceLength: oneOf('none', 'linear', 'sqrt'),
+  importanceQuantile: between(0.5, 1),
+  roll: integer(1, 64),
   solver: oneOf('uniform', 'ilp', 'dp', 'bisection'),
   sensitivity: SENSITIVITY,
   analysis: text,
@@ -138,6 +152,7 @@ const QUANTIZE_RULES: Rules<QuantizeConfig> = {
   pareto: text,
   tie: PATTERNS,
   maxKl: above(0),
+  maxDrop: wanted('a share above 0, at most 1 (0.001, or 0.1% on the command line)', isPositiveShare),
   maxLatency: LATENCY,
   latency: text,
   positions: integer(1, 1e9),

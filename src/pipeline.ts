@@ -1,7 +1,7 @@
 /**
  * @file The walk: analyze, quantize and evaluate as the stages they consist of. No maths and no printing here.
  */
-import { mkdirSync } from 'node:fs'
+import { existsSync, mkdirSync } from 'node:fs'
 import os from 'node:os'
 import { dirname, join } from 'node:path'
 import { analyzeLayers, summarize } from './analyze/analyzeLayers.ts'
@@ -25,6 +25,7 @@ import { Temporaries } from './onnx/temporaries.ts'
 import type { RunOptions } from './progress.ts'
 import { Workspace } from './quant/workspace.ts'
 import { dropCheckpoint } from './quantize/calibrate.ts'
+import { prepareRsq } from './quantize/prepareRsq.ts'
 import { leftAlone, quantizeReport } from './quantize/report.ts'
 import { quantizeWithinBudget } from './quantize/withinBudget.ts'
 import { openOutput, writeOutput } from './quantize/writeOutput.ts'
@@ -67,7 +68,12 @@ export async function analyzeModel(
             found,
             resolved,
             scratch,
-            scoring(path, resolved, temporaries.reserve(join(folder, 'student')), run),
+            scoring(
+              path,
+              resolved,
+              roundedStudent(path, resolved, temporaries.reserve(join(folder, 'student')), run),
+              run,
+            ),
             run,
           )
         : undefined
@@ -105,25 +111,36 @@ export async function quantizeModel(
 ): Promise<QuantizeReport> {
   const started = performance.now()
   const resolved = resolveQuantizeConfig(config)
-  const { model, found } = read(path, run)
+  const original = read(path, run)
   const temporaries = new Temporaries()
-  const output = openOutput(model, outPath, resolved, temporaries)
-  const reader = new SourceReader(model)
+  const output = openOutput(original.model, outPath, resolved, temporaries)
+  const reader = new SourceReader(original.model)
   const pool = createPool(threadsOf(resolved))
   // Beside the output, where there is room for the model at least.
   const folder = resolved.scratch ?? (outPath ? dirname(outPath) : os.tmpdir())
   const scratchOf = (name: string) => () => temporaries.reserve(join(folder, name))
-  const source = { model, reader, pool }
-  const score = scoring(path, resolved, temporaries.reserve(join(folder, 'student')), run)
+  const student = roundedStudent(path, resolved, temporaries.reserve(join(folder, 'student')), run)
+  const score = scoring(path, resolved, student, run)
   try {
     const data =
-      resolved.data.length > 0 ? await openCalibration(resolved, model, scratchOf('activations'), score) : undefined
+      resolved.data.length > 0
+        ? await openCalibration(resolved, original.model, scratchOf('activations'), score)
+        : undefined
+    const rotating = { config: resolved, data: data!, run, scratch: scratchOf('rotated.onnx'), temporaries, student }
+    const prepared =
+      resolved.method === 'rsq'
+        ? await prepareRsq(original.model, { ...rotating, source: { reader, pool } })
+        : { ...original, importance: undefined, report: undefined }
+    const { model, found } = prepared
+    const source = { model, reader, pool }
     const plans = await openPlans(source, found, resolved, data, scratchOf('candidates'), run)
-    const made = await quantizeWithinBudget(source, found, resolved, output, data, plans.next, run).finally(plans.close)
+    const subject = { source, found, importance: prepared.importance }
+    const made = await quantizeWithinBudget(subject, resolved, output, data, plans.next, run).finally(plans.close)
     // Its threads are not needed any more, and their memory is, for the check.
     await pool.close()
     const notices = [...plans.warnings, ...made.warnings]
-    const outcome = { model, found, ...made, notices, sha256: reader.sha256(), allocation: plans.report() }
+    const reports = { allocation: plans.report(), rsq: prepared.report }
+    const outcome = { model, found, ...made, notices, sha256: reader.sha256(), ...reports }
     const written = await writeOutput(outcome, output, resolved, run)
     if (!resolved.dryRun) dropCheckpoint(resolved)
     return quantizeReport({ ...outcome, ...written, seconds: (performance.now() - started) / 1000 }, resolved, VERSION)
@@ -152,15 +169,27 @@ export async function evaluateModels(
   return { schemaVersion: SCHEMA_VERSION, kind: 'eval', qtoolVersion: VERSION, ...result }
 }
 
-/** Scores samples by what plain rounding at the same widths does to them. */
-function scoring(path: string, config: CalibrationConfig & Partial<QuantizeConfig>, folder: string, run: RunOptions) {
-  return async (pool: Dataset, batchSize: number): Promise<Float64Array> => {
+/** Path of a copy with plainly rounded weights, made in a folder of its own when it is first asked for. */
+function roundedStudent(
+  path: string,
+  config: CalibrationConfig & Partial<QuantizeConfig>,
+  folder: string,
+  run: RunOptions,
+): () => Promise<string> {
+  const rounded = join(folder, 'student.onnx')
+  const { bits, groupSize, layers = [], threads = 0 } = config
+  return async () => {
+    if (existsSync(rounded)) return rounded
     mkdirSync(folder)
-    const rounded = join(folder, 'student.onnx')
-    const { bits, groupSize, layers = [], threads = 0, select } = config
     await quantizeModel(path, rounded, { bits, groupSize, layers, threads, method: 'rtn', verify: false }, run)
-    return scoreSamples(pool, batchSize, path, rounded, select === 'kl' ? 'kl' : 'el2n', run)
+    return rounded
   }
+}
+
+/** Scores samples by what plain rounding at the same widths does to them. */
+function scoring(path: string, { select }: CalibrationConfig, student: () => Promise<string>, run: RunOptions) {
+  return async (pool: Dataset, batchSize: number): Promise<Float64Array> =>
+    scoreSamples(pool, batchSize, path, await student(), select === 'kl' ? 'kl' : 'el2n', run)
 }
 
 /** 0 stands for the number of cores. */

@@ -114,6 +114,28 @@ export interface CalibrationReport {
   readonly notes: readonly string[]
 }
 
+/** What method rsq tried before calibration, and what it kept. */
+export interface RsqReport {
+  /** In their order, each on top of those kept before it. The first is the model as it is, where anything was compared. */
+  readonly trials: readonly {
+    readonly name: string
+    /** Largest relative difference of a rotated model's outputs from the original's; undefined for what is not a rotation. */
+    readonly difference: number | undefined
+    /** Mean loss of held-out samples with one width for all layers; undefined where nothing was compared. */
+    readonly loss: number | undefined
+    /** Loss over that of what was kept before, less 1, and its standard error. */
+    readonly change: number | undefined
+    readonly standardError: number | undefined
+    readonly kept: boolean
+  }[]
+  /** Strategy by which tokens were weighed; undefined where all count the same. */
+  readonly importance: string | undefined
+  /** What looks as if it could be rotated and was not, with the reason. */
+  readonly refused: readonly string[]
+  /** Sentences for the user. */
+  readonly notes: readonly string[]
+}
+
 /** How a quantized weight lies in the written file; see docs/FORMATS.md. */
 export type RepresentationName = 'MatMulNBits' | 'GatherBlockQuantized' | 'gather-rows' | 'folded' | 'DequantizeLinear'
 
@@ -171,6 +193,8 @@ export interface QuantizeReport {
   readonly allocation: AllocationReport | undefined
   /** Undefined when the model was quantized from its weights alone. */
   readonly calibration: CalibrationReport | undefined
+  /** Undefined with other methods. */
+  readonly rsq: RsqReport | undefined
   readonly verified: readonly VerifiedLayer[] | undefined
   readonly seconds: number
   readonly warnings: readonly string[]

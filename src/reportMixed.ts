@@ -14,6 +14,8 @@ export interface CandidateFigures extends LayerConfiguration {
   readonly loss: number
   /** Of the loss, over samples; undefined with fewer than two. */
   readonly standardError: number | undefined
+  /** Cross entropy of labels above that of the original, nats, below 0 too; undefined when not measured. */
+  readonly labels?: { readonly loss: number; readonly standardError: number | undefined } | undefined
   readonly storedBytes: number
 }
 
@@ -41,6 +43,8 @@ export interface AnalysisReport {
   /** What losses are: KL in nats per position, or squared error relative to the float model's outputs. */
   readonly metric: 'kl' | 'relative'
   readonly samples: { readonly fitted: number; readonly heldOut: number }
+  /** Held-out samples with a label, and how many of them the original gets right; undefined without labels. */
+  readonly accuracy?: { readonly samples: number; readonly floatRight: number } | undefined
   /** In the order of the model; of a shard, its own. */
   readonly layers: readonly { readonly name: string; readonly candidates: readonly CandidateFigures[] }[]
   /** Empty without drawn configurations. */
@@ -72,6 +76,21 @@ export interface ParetoPoint {
   readonly measured: number | undefined
 }
 
+/** Accuracy of an allocation on held-out samples, as it was run. */
+export interface AllocationAccuracy {
+  /** Held-out samples with a label. */
+  readonly samples: number
+  /** How many of them the original, and the allocation, gets right. */
+  readonly floatRight: number
+  readonly right: number
+  /** right/samples − floatRight/samples. */
+  readonly change: number
+  /** Of `change`, over paired samples; undefined with fewer than two. */
+  readonly standardError: number | undefined
+  /** Most that the accuracy was to fall; undefined where that was not asked. */
+  readonly maxDrop: number | undefined
+}
+
 /** How widths were given to layers. */
 export interface AllocationReport {
   readonly solver: 'ilp' | 'dp' | 'bisection'
@@ -83,6 +102,8 @@ export interface AllocationReport {
   readonly candidates: readonly AllocationCandidate[]
   /** Loss of the result, after the local search; undefined when nothing was run. */
   readonly measured: number | undefined
+  /** Undefined without labels, and when nothing was run. */
+  readonly accuracy?: AllocationAccuracy | undefined
   /** Lower bound of what the chosen cost vector predicts for any allocation; undefined where none is proved. */
   readonly bound: number | undefined
   /** (predicted − bound) / |predicted| of the chosen candidate, at least 0: 0 is proved to be the best. */

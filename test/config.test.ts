@@ -80,7 +80,7 @@ describe('resolving a configuration', () => {
     [{ toString: 1 }, /toString: there is no such key/],
     [{ method: 'gptq' }, /method gptq needs calibration data/],
     [{ method: 'gptq', data: [], stats: [] }, /method gptq needs calibration data/],
-    [{ method: 'awq' }, /method: wanted one of auto, rtn, gptq, found "awq"/],
+    [{ method: 'awq' }, /method: wanted one of auto, rtn, gptq, rsq, found "awq"/],
     [{ method: 'auto', data: ['x'] }, /data is given, but method auto looks at the weights alone/],
     [{ method: 'rtn', stats: ['x'] }, /stats is given, but method rtn looks at the weights alone/],
     [{ data: 'x' }, /data: wanted a list of texts/],
@@ -143,6 +143,26 @@ describe('resolving a configuration', () => {
     [{ data: ['x'], stats: ['x'] }, /x is given twice, as data and as stats/],
     [{ data: ['x'], stats: ['s', 's'] }, /s is given twice, as stats and as stats/],
     [{ data: ['x'], stats: ['s'], resume: 's' }, /s is given twice, as stats and as resume/],
+    [{ method: 'rsq' }, /method rsq needs calibration data/],
+    [{ method: 'rsq', stats: ['s'] }, /method rsq needs calibration data/],
+    [{ method: 'rsq', data: ['x'], stats: ['s'] }, /statistics are given beside method rsq/],
+    [{ method: 'rsq', data: ['x'], analysis: 'a', budget: '4bit' }, /an analysis is given beside method rsq/],
+    [{ method: 'rsq', data: ['x'], holdout: 0 }, /method rsq has nothing held out to decide on/],
+    [{ method: 'rsq', data: ['x'], holdout: 0, rotation: 'on' }, /nothing held out/],
+    [{ method: 'rsq', data: ['x'], holdout: 0, tokenImportance: 'first' }, /nothing held out/],
+    [{ method: 'rsq', data: ['x'], rotation: 'yes' }, /rotation: wanted one of auto, on, off, found "yes"/],
+    [{ method: 'rsq', data: ['x'], rotation: true }, /rotation: wanted one of auto, on, off, found true/],
+    [{ method: 'rsq', data: ['x'], rotationSeeds: 0 }, /rotationSeeds: wanted an integer from 1/],
+    [{ method: 'rsq', data: ['x'], rotationSeeds: 1.5 }, /rotationSeeds: wanted an integer from 1/],
+    [{ method: 'rsq', data: ['x'], onlineRotation: 'on' }, /onlineRotation: wanted true or false/],
+    [{ method: 'rsq', data: ['x'], tokenImportance: 'attn' }, /tokenImportance: wanted one of auto, none, attention/],
+    [{ method: 'rsq', data: ['x'], importanceMin: 0 }, /importanceMin: wanted a number above 0, at most 1/],
+    [{ method: 'rsq', data: ['x'], importanceMin: 1.1 }, /importanceMin: wanted a number above 0, at most 1/],
+    [{ method: 'rsq', data: ['x'], importanceExponent: 3 }, /importanceExponent: wanted one of 1, 2, found 3/],
+    [{ method: 'rsq', data: ['x'], importanceLength: 'root' }, /importanceLength: wanted one of none, linear, sqrt/],
+    [{ method: 'rsq', data: ['x'], importanceQuantile: 0.4 }, /importanceQuantile: wanted a number from 0.5 to 1/],
+    [{ method: 'rsq', data: ['x'], roll: 0 }, /roll: wanted an integer from 1/],
+    [{ method: 'rsq', data: ['x'], roll: 65 }, /roll: wanted an integer from 1/],
   ])('quantize refuses %j', (values, message) => {
     expect(() => resolveQuantizeConfig(values as never)).toThrow(usage(message))
   })
@@ -171,6 +191,44 @@ describe('resolving a configuration', () => {
       )
     }
     expect(resolveQuantizeConfig({ data: ['x'], [key]: value })).toHaveProperty(key)
+  })
+
+  const rsqKeys = [
+    ['rotation', 'auto'],
+    ['rotationSeeds', 4],
+    ['onlineRotation', true],
+    ['tokenImportance', 'none'],
+    ['importanceMin', 0.01],
+    ['importanceExponent', 2],
+    ['importanceLength', 'sqrt'],
+    ['importanceQuantile', 0.9],
+    ['roll', 8],
+  ] as const
+
+  it.each(rsqKeys)('quantize refuses %s with every method but rsq', (key, value) => {
+    for (const method of [undefined, 'gptq', 'rtn', 'auto'] as const) {
+      const data = method === 'rtn' || method === 'auto' ? [] : ['x']
+      expect(() => resolveQuantizeConfig({ method, data, [key]: value } as never)).toThrow(
+        expect.objectContaining({
+          code: 'usage',
+          message: `${key} is given without method rsq`,
+          hint: `${key} goes with --method rsq`,
+        }),
+      )
+    }
+    expect(resolveQuantizeConfig({ method: 'rsq', data: ['x'], [key]: value })).toHaveProperty(key, value)
+  })
+
+  it.each([
+    [{ data: ['x'] }],
+    [{ data: ['x'], bits: 3, ...Object.fromEntries(rsqKeys) }],
+    [{ data: ['x'], holdout: 0, rotation: 'on', tokenImportance: 'none' }],
+    [{ data: ['x'], holdout: 0, rotation: 'off', tokenImportance: 'attention' }],
+    [{ data: ['x'], budget: '3bit', solver: 'ilp', resume: 'r' }],
+  ])('resolves %j for method rsq, and a copy of what it made of it to the same', (values) => {
+    const config = resolveQuantizeConfig({ method: 'rsq', ...values } as never)
+    expect(config).toMatchObject({ method: 'rsq', ...values })
+    expect(resolveQuantizeConfig(structuredClone(config))).toEqual(config)
   })
 
   it.each([
@@ -206,7 +264,7 @@ describe('resolving a configuration', () => {
   it.each([
     [{ groupSize: 64, threads: 2 }],
     [{ data: ['x'] }],
-    [{ data: ['x'], configurations: 0, sensitivity: [...SENSITIVITIES], normalize: { mean: [1, 2] } }],
+    [{ data: ['x'], configurations: 0, sensitivity: [...SENSITIVITIES], labels: 'l.npy', normalize: { mean: [1, 2] } }],
     [{ data: ['x'], shard: '8/8', output: 'a', sensitivity: ['kl', 'hessian', 'pairwise', 'mse', 'proxy'] }],
     [{ merge: ['a', 'b'], output: 'c', force: true, threads: 2 }],
   ])('resolves %j for analyze, and a copy of what it made of it to the same', (values) => {

@@ -5,14 +5,16 @@
 import { solveIlp } from '../bitalloc/integerProgram.ts'
 import { evaluateBest, localSearch } from '../bitalloc/localSearch.ts'
 import { solvePareto } from '../bitalloc/pareto.ts'
-import { comparedLimits, evaluateChoice, type Problem, type Solution } from '../bitalloc/problem.ts'
+import { evaluateChoice, type Solution } from '../bitalloc/problem.ts'
 import { solveQuadratic } from '../bitalloc/quadratic.ts'
 import { QtoolError } from '../errors.ts'
 import type { RunOptions } from '../progress.ts'
 import { gramOfItems, type Item, type Limit, problemOf, spread } from './allocationProblem.ts'
 import type { Analysis, Sensitivity } from './analysis.ts'
+import { type Bounds, strainOf } from './bounds.ts'
 import { lossTable, predict } from './losses.ts'
 import type { LayerOptions } from './measuredLayers.ts'
+import { byReliability, preferred, uniformChoice } from './proposals.ts'
 
 /** Options per layer; undefined for a layer that stays as it is. */
 type Options = readonly (number | undefined)[]
@@ -62,6 +64,8 @@ export interface AllocationTask {
   /** Undefined where there is only the analysis: the first sensitivity decides. */
   readonly evaluate: RunConfiguration | undefined
   readonly errorOfDifference?: ErrorOfDifference | undefined
+  /** What is run has to keep them, where something does: the caller sees to the rest. */
+  readonly bounds?: Bounds | undefined
   /** Real evaluations at most. */
   readonly evaluations: number
   readonly run: RunOptions
@@ -71,8 +75,6 @@ export interface AllocationTask {
  * best of many exchanges is the luckiest. */
 const NOISE_SHARE = 0.002
 const CLEAR_ERRORS = 2
-/** Losses whose standard error is more than this share of them are not trusted first. */
-const NOISY = 0.1
 
 /**
  * Allocate.
@@ -116,11 +118,11 @@ export async function allocate(task: AllocationTask): Promise<Allocation> {
   }
   let done = 0
   const total = Math.max(1, proposals.length + task.evaluations)
-  const known = new Map<string, number>()
+  const known = new Map<string, EvaluatedLoss>()
   const measure = async (choice: readonly number[]) => {
     run.onProgress?.({ stage: 'allocate', done: done++, total, item: 'trying allocations' })
     const loss = await evaluate(optionsOf(choice))
-    known.set(choice.join(), loss)
+    known.set(choice.join(), { choice, loss, strain: task.bounds ? strainOf(task.bounds, optionsOf(choice), loss) : 0 })
     return loss
   }
   const tried = await evaluateBest(
@@ -129,7 +131,8 @@ export async function allocate(task: AllocationTask): Promise<Allocation> {
   )
   const isClear = (one: readonly number[], other: readonly number[], difference: number) =>
     difference > CLEAR_ERRORS * (errorOfDifference?.(optionsOf(one), optionsOf(other)) ?? 0)
-  const best = preferred(tried, proposals, isClear)
+  const keeps = (choice: readonly number[]) => known.get(choice.join())!.strain <= 1
+  const best = preferred(tried, proposals, isClear, keeps)
   // Exchanges are tried in the order of what the winner's own model says.
   const from = proposals[best.index]!.from
   const table = lossTable(task.analysis, from === 'uniform' ? sensitivities[0]! : from)
@@ -141,36 +144,39 @@ export async function allocate(task: AllocationTask): Promise<Allocation> {
     evaluate: measure,
     most: task.evaluations,
     noise: NOISE_SHARE * Math.abs(best.loss),
-    isClear: (one, than) => isClear(one, than, known.get(than.join())! - known.get(one.join())!),
+    isClear: (one, than) => {
+      const difference = known.get(than.join())!.loss - known.get(one.join())!.loss
+      return (keeps(one) || !keeps(than)) && isClear(one, than, difference)
+    },
   })
+  const final = keeps(improved.choice) ? improved : nearest([...known.values()])
+  const source = proposals.findIndex(({ choice }) => choice.join() === final.choice.join())
   return {
-    options: optionsOf(improved.choice),
+    options: optionsOf(final.choice),
     proposals: proposals.map((proposal, i) => ({ ...proposal, measured: tried.losses[i]! })),
-    chosen: best.index,
-    measured: improved.loss,
+    chosen: final === improved || source < 0 ? best.index : source,
+    measured: final.loss,
     evaluations: tried.evaluations + improved.evaluations,
     accepted: improved.accepted,
-    limits: used(improved.choice),
+    limits: used(final.choice),
   }
 }
 
-/**
- * The cost vectors, the most reliable first: where held-out samples are few for their loss, as for a classifier, a handful of
- * them decides KL, while every sample says how far its outputs moved.
- */
-function byReliability({ analysis, sensitivities }: AllocationTask): readonly Sensitivity[] {
-  if (!sensitivities.includes('outputs') || relativeNoise(analysis) <= NOISY) return sensitivities
-  return ['outputs', ...sensitivities.filter((name) => name !== 'outputs')]
+/** A choice that was run. */
+interface EvaluatedLoss {
+  readonly choice: readonly number[]
+  readonly loss: number
+  /** At most 1 where the bounds are kept. */
+  readonly strain: number
 }
 
-/** Median over all candidates of the standard error of the loss, relative to it. */
-function relativeNoise({ layers }: Analysis): number {
-  const shares = layers.flatMap(({ candidates }) =>
-    candidates.flatMap(({ loss }) =>
-      loss.mean > 0 && loss.standardError !== null ? [loss.standardError / loss.mean] : [],
-    ),
-  )
-  return shares.sort((a, b) => a - b)[shares.length >> 1] ?? 0
+/** Of what was run, the least loss that keeps the bounds; where nothing does, what comes nearest to it. */
+function nearest(known: readonly EvaluatedLoss[]): EvaluatedLoss {
+  const rank = ({ strain }: EvaluatedLoss) => Math.max(1, strain)
+  return known.reduce((best, one) => {
+    const difference = rank(one) - rank(best)
+    return difference < 0 || (difference === 0 && one.loss < best.loss) ? one : best
+  })
 }
 
 /** Models such as coverage add in another domain than the loss's own. A layer that stays as it is has no candidate to ask for. */
@@ -191,25 +197,6 @@ export function checkedEvaluate({ evaluate }: Pick<AllocationTask, 'evaluate'>):
   })
 }
 
-/**
- * The first proposal, unless another is clearly better. The best uniform configuration need not be clearly better: what is
- * worse than uniform, if only by chance, is not worth its trouble.
- */
-function preferred(
-  { losses }: { readonly losses: readonly number[] },
-  proposals: readonly Proposal[],
-  isClear: (one: readonly number[], other: readonly number[], difference: number) => boolean,
-): { readonly index: number; readonly choice: readonly number[]; readonly loss: number } {
-  let index = 0
-  for (let i = 1; i < proposals.length; i++) {
-    const difference = losses[index]! - losses[i]!
-    const enough =
-      proposals[i]!.from === 'uniform' || isClear(proposals[i]!.choice, proposals[index]!.choice, difference)
-    if (difference > 0 && enough) index = i
-  }
-  return { index, choice: proposals[index]!.choice, loss: losses[index]! }
-}
-
 async function propose(task: AllocationTask, name: Sensitivity): Promise<Solution> {
   const { losses, gram } = lossTable(task.analysis, name)
   const problem = problemOf(task.items, task.limits, losses)
@@ -223,25 +210,4 @@ function itemGram({ items, layers }: AllocationTask, gram: ArrayLike<number>): F
     gram,
     layers.map(({ options }) => options.length),
   )
-}
-
-/**
- * The best allocation with equal choices for all layers that fits, by the model of the loss; a layer with one choice keeps
- * it. Undefined when there is none.
- */
-function uniformChoice(problem: Problem, { items, layers }: AllocationTask): number[] | undefined {
-  const limits = comparedLimits(problem)
-  const keyOf = (item: Item, k: number) => JSON.stringify(layers[item.layers[0]!]!.options[item.allowed[k]!]!.choice)
-  const keys = new Set(items.flatMap((item) => item.allowed.map((_, k) => keyOf(item, k))))
-  let best: { readonly choice: number[]; readonly loss: number } | undefined
-  for (const key of keys) {
-    const choice = items.map((item) =>
-      item.allowed.length === 1 ? 0 : item.allowed.findIndex((_, k) => keyOf(item, k) === key),
-    )
-    if (choice.includes(-1)) continue
-    const { loss, costs } = evaluateChoice(problem, choice)
-    if (costs.some((cost, c) => cost > limits[c]!)) continue
-    if (!best || loss < best.loss) best = { choice, loss }
-  }
-  return best?.choice
 }

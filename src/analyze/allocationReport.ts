@@ -1,5 +1,6 @@
 /** @file What the report says of an allocation and of a measurement. */
 import type { QuantizeConfig } from '../config.ts'
+import type { PairedAccuracy } from '../eval/labelLoss.ts'
 import type { AllocationReport, AnalysisReport } from '../report.ts'
 import type { Allocation } from './allocate.ts'
 import type { Analysis } from './analysis.ts'
@@ -42,6 +43,20 @@ export function allocationReport(
   }
 }
 
+/** @param maxDrop the bound, where there is one. */
+export function accuracyReport(
+  accuracy: PairedAccuracy | undefined,
+  maxDrop: number | undefined,
+): AllocationReport['accuracy'] {
+  if (!accuracy) return undefined
+  const { samples, floatRight, right, standardError } = accuracy
+  return {
+    ...{ samples, floatRight, right, maxDrop },
+    change: (right - floatRight) / samples,
+    standardError: Number.isNaN(standardError) ? undefined : standardError,
+  }
+}
+
 function mostCommonBits(layers: readonly LayerOptions[], options: readonly (number | undefined)[]) {
   const counts = new Map<LayerOptions['options'][number]['choice']['bits'], number>()
   options.forEach((option, i) => {
@@ -54,16 +69,18 @@ function mostCommonBits(layers: readonly LayerOptions[], options: readonly (numb
 
 /** @param path where the analysis was written. */
 export function analysisReport(analysis: Analysis, path: string | undefined): AnalysisReport {
-  const { metric, samples, layers, blocks, shard } = analysis
+  const { metric, samples, accuracy, layers, blocks, shard } = analysis
   return {
     metric,
     samples,
+    accuracy: accuracy ?? undefined,
     layers: layers.map(({ name, candidates }) => ({
       name,
-      candidates: candidates.map(({ bits, groupSize, symmetric, storedBytes, loss }) => ({
+      candidates: candidates.map(({ bits, groupSize, symmetric, storedBytes, loss, labels }) => ({
         ...{ bits, groupSize, symmetric, storedBytes },
         loss: loss.mean,
         standardError: loss.standardError ?? undefined,
+        labels: labels ? { loss: labels.mean, standardError: labels.standardError ?? undefined } : undefined,
       })),
     })),
     agreements: shard || analysis.configurations.length === 0 ? [] : agreements(analysis),

@@ -20,6 +20,7 @@ export const SENSITIVITIES = [
   'mse',
   'proxy',
   'outputs',
+  'labels',
 ] as const
 export type Sensitivity = (typeof SENSITIVITIES)[number]
 
@@ -30,6 +31,8 @@ export interface AnalysisFingerprint {
   readonly data: string
   /** Of the settings that the figures depend on. */
   readonly settings: string
+  /** Of the class labels, where there were some. */
+  readonly labels?: string
 }
 
 interface MeasuredValue {
@@ -52,6 +55,11 @@ export interface MeasuredCandidate extends LayerChoice {
    * measured, or when that is the loss anyway.
    */
   readonly outputs: MeasuredValue | null
+  /**
+   * Cross entropy of the held-out samples' labels minus that of the float model, in nats, with only this layer changed: below 0
+   * by noise, or where the label has become more likely; null when not measured.
+   */
+  readonly labels: MeasuredValue | null
   /** Loss of the model with only this layer changed: KL in nats, or relative squared error. */
   readonly loss: MeasuredValue
 }
@@ -97,6 +105,8 @@ export interface Analysis {
   /** 'kl': class scores; 'relative': other outputs. */
   readonly metric: 'kl' | 'relative'
   readonly samples: { readonly fitted: number; readonly heldOut: number }
+  /** Held-out samples with a label, and how many of them the float model gets right; null without labels. */
+  readonly accuracy: { readonly samples: number; readonly floatRight: number } | null
   readonly sensitivities: readonly Sensitivity[]
   /** Which part of the layers was measured, index from 0: `--shard 1/4` is index 0 of 4. Null for all. */
   readonly shard: { readonly index: number; readonly count: number } | null

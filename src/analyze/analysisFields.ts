@@ -47,12 +47,14 @@ export function parseAnalysis(name: string, value: unknown): Analysis {
       model: root.get('fingerprint').get('model').text(),
       data: root.get('fingerprint').get('data').text(),
       settings: root.get('fingerprint').get('settings').text(),
+      ...(root.get('fingerprint').isAbsent('labels') ? {} : { labels: root.get('fingerprint').get('labels').text() }),
     },
     metric: root.get('metric').oneOf(['kl', 'relative']),
     samples: {
       fitted: root.get('samples').get('fitted').count(),
       heldOut: root.get('samples').get('heldOut').count(),
     },
+    accuracy: root.getOrNull('accuracy').orNull(accuracyOf),
     sensitivities: root.get('sensitivities').list((field) => field.oneOf(SENSITIVITIES)),
     shard,
     layerCount,
@@ -110,8 +112,15 @@ function candidateOf(field: Field): MeasuredCandidate {
     relativeError: field.get('relativeError').atLeastZero(),
     proxy: field.get('proxy').orNull((proxy) => proxy.finite()),
     outputs: field.get('outputs').orNull(measuredOf),
+    labels: field.getOrNull('labels').orNull(measuredOf),
     loss: measuredOf(field.get('loss')),
   }
+}
+
+function accuracyOf(field: Field): NonNullable<Analysis['accuracy']> {
+  const [samples, floatRight] = [field.get('samples').count(), field.get('floatRight').count()]
+  if (floatRight > samples) throw field.get('floatRight').wrong(`at most ${samples}`)
+  return { samples, floatRight }
 }
 
 function measuredOf(field: Field): MeasuredCandidate['loss'] {

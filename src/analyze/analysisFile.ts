@@ -63,7 +63,11 @@ export function checkAnalysis(
   if (fingerprint.model !== here.model) {
     throw new QtoolError('usage', `${name} is of another model`, { hint: `name its analysis, or ${MEASURE_AGAIN}` })
   }
-  const changed = differences({ ...fingerprint }, { ...here })
+  // Labels decide only where both have some.
+  const { labels, ...there } = fingerprint
+  const { labels: own, ...rest } = here
+  const both = labels !== undefined && own !== undefined
+  const changed = differences(both ? { ...fingerprint } : there, both ? { ...here } : rest)
   return changed.length === 0 ? undefined : `${name} was measured with other settings or data: ${changed.join(', ')}`
 }
 
@@ -129,11 +133,12 @@ function checkShards(analyses: readonly Analysis[], names: readonly string[]): v
 }
 
 function checkSame(first: Analysis, other: Analysis, firstName: string, name: string): void {
-  const textOf = ({ fingerprint, samples, qtoolVersion, metric, sensitivities, layerCount }: Analysis) => ({
+  const textOf = ({ fingerprint, samples, accuracy, qtoolVersion, metric, sensitivities, layerCount }: Analysis) => ({
     ...fingerprint,
     'version of qtool': qtoolVersion,
     metric,
     samples: canonicalJson(samples),
+    'accuracy of the original': canonicalJson(accuracy),
     sensitivities: sensitivities.join(' '),
     'number of layers': String(layerCount),
   })

@@ -2,7 +2,8 @@
 import type { CalibrationData } from '../calibration/openCalibration.ts'
 import type { Trial, Walk } from '../calibration/walk.ts'
 import type { FeedTensor } from '../data/modelInput.ts'
-import { type LossSummary, type OutputLoss, summarize } from '../eval/outputLoss.ts'
+import type { PairedAccuracy } from '../eval/labelLoss.ts'
+import { type LossSummary, summarize } from '../eval/outputLoss.ts'
 import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
 import { biasValue } from '../quantize/biasEdits.ts'
 import { type GroupedLayers, isFeedable } from '../quantize/layerGroups.ts'
@@ -11,7 +12,15 @@ import { openNetworkWalk } from '../quantize/networkWalk.ts'
 import type { LayerSource } from '../quantize/readWeight.ts'
 import type { CandidateStore } from './candidateStore.ts'
 import type { LayerOptions } from './measuredLayers.ts'
-import { judgingBatches, referenceLoss } from './sweep.ts'
+import { judgingBatches, openReferences, type References } from './references.ts'
+
+/** A configuration that was run. */
+interface Known {
+  readonly summary: LossSummary
+  readonly losses: readonly number[]
+  /** On the held-out samples that have labels; undefined where none have. */
+  readonly accuracy: PairedAccuracy | undefined
+}
 
 /** The model with every layer at one of its candidates. */
 export class Configurations {
@@ -20,11 +29,11 @@ export class Configurations {
   readonly #store: CandidateStore
   readonly #walk: Walk
   readonly #trial: Trial
-  readonly #loss: OutputLoss
+  readonly #references: References
   readonly #run: RunOptions
   /** Weights as they were fed last: two configurations in a row share most. */
   readonly #last = new Map<number, { readonly option: number; readonly tensor: FeedTensor }>()
-  readonly #known = new Map<string, { readonly summary: LossSummary; readonly losses: readonly number[] }>()
+  readonly #known = new Map<string, Known>()
 
   private constructor(parts: {
     readonly layers: readonly LayerOptions[]
@@ -32,7 +41,7 @@ export class Configurations {
     readonly store: CandidateStore
     readonly walk: Walk
     readonly trial: Trial
-    readonly loss: OutputLoss
+    readonly references: References
     readonly run: RunOptions
   }) {
     this.#layers = parts.layers
@@ -40,7 +49,7 @@ export class Configurations {
     this.#store = parts.store
     this.#walk = parts.walk
     this.#trial = parts.trial
-    this.#loss = parts.loss
+    this.#references = parts.references
     this.#run = parts.run
   }
 
@@ -56,9 +65,9 @@ export class Configurations {
     const constants = layers.map(({ layer }) => layer)
     const walk = openNetworkWalk(source.model, constants, grouped, data, run)
     try {
-      const loss = await referenceLoss(walk, run)
+      const references = await openReferences(walk, data.held, run)
       const trial = await walk.openTrial(walk.graph.nodes.length)
-      return new Configurations({ layers, grouped, store, walk, trial, loss, run })
+      return new Configurations({ layers, grouped, store, walk, trial, references, run })
     } catch (error) {
       walk.close()
       throw error
@@ -81,15 +90,23 @@ export class Configurations {
     if (known) return known.summary
     const values = this.#values(choice)
     const losses: number[] = []
+    const right: number[] = []
+    const { loss, labels } = this.#references
     for (const batch of judgingBatches(this.#walk)) {
       await nextTurn()
       checkAborted(this.#run.signal)
       const outputs = await this.#trial.run('float', batch, { values, place: 'candidate' })
-      losses.push(...this.#loss.compare(batch, outputs))
+      losses.push(...loss.compare(batch, outputs))
+      if (labels) right.push(...labels.compare(batch, outputs).right)
     }
     const summary = summarize(losses)
-    this.#known.set(key, { summary, losses })
+    this.#known.set(key, { summary, losses, accuracy: labels?.accuracy(right) })
     return summary
+  }
+
+  /** Accuracy of a configuration that was evaluated, in the same run; undefined where it was not, or there are no labels. */
+  accuracyOf(choice: readonly (number | undefined)[]): PairedAccuracy | undefined {
+    return this.#known.get(choice.join())?.accuracy
   }
 
   /** Standard error of the mean difference of two configurations that were evaluated, sample by sample; 0 where one was not. */

@@ -25,6 +25,17 @@ export class Field {
     return new Field(this.#file, value, this.#hint, this.#path === '' ? name : `${this.#path}.${name}`)
   }
 
+  /** True for a property that is not there: files of before it was known lack it. */
+  isAbsent(name: string): boolean {
+    return this.get(name).value === undefined
+  }
+
+  /** A property that is null where there is none. */
+  getOrNull(name: string): Field {
+    const field = this.get(name)
+    return field.value === undefined ? new Field(this.#file, null, this.#hint, field.#path) : field
+  }
+
   /** An element. @throws QtoolError `data` when this is no list. */
   at(index: number): Field {
     if (!Array.isArray(this.value)) throw this.wrong('a list')

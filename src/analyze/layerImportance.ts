@@ -1,4 +1,4 @@
-/** @file Losses of candidates from figures that are measured for other things: for whole levels (Shapley), and for blocks (LIM, ZD). */
+/** @file Losses of candidates from figures that are measured for other things: for whole levels (Shapley), for blocks (LIM, ZD), and by labels. */
 import { shapleyValues } from '../hessian/shapley.ts'
 import type { Analysis, MeasuredBlock } from './analysis.ts'
 
@@ -87,4 +87,35 @@ export function blockLosses({ layers, blocks }: Analysis, by: 'lim' | 'zd'): num
     const weight = (rankOf.get(name) ?? 1) * (weights / total)
     return candidates.map(({ relativeError }) => weight * relativeError)
   })
+}
+
+/**
+ * Losses by labels without what can only be noise. On few samples a label gets more likely with a quantized weight as
+ * often as less; an allocator would take the gains of the narrowest widths for real. So within a layer losses do not fall as
+ * the error of the weights rises (least squares, by pooling neighbours that violate it), and are at least 0.
+ * @returns [layer][candidate]; infinite where measured so.
+ */
+export function labelLosses({ layers }: Analysis): number[][] {
+  return layers.map(({ candidates }) => {
+    const byError = candidates
+      .map((_, k) => k)
+      .sort((a, b) => candidates[a]!.squaredError - candidates[b]!.squaredError)
+    const finite = byError.filter((k) => Number.isFinite(candidates[k]!.labels!.mean))
+    const losses = candidates.map(() => Number.POSITIVE_INFINITY)
+    const pools: { sum: number; members: number[] }[] = []
+    for (const k of finite) {
+      let pool = { sum: candidates[k]!.labels!.mean, members: [k] }
+      for (let last = pools.at(-1); last && meanOf(last) >= meanOf(pool); last = pools.at(-1)) {
+        pools.pop()
+        pool = { sum: last.sum + pool.sum, members: [...last.members, ...pool.members] }
+      }
+      pools.push(pool)
+    }
+    for (const pool of pools) for (const k of pool.members) losses[k] = Math.max(0, meanOf(pool))
+    return losses
+  })
+}
+
+function meanOf({ sum, members }: { readonly sum: number; readonly members: readonly number[] }): number {
+  return sum / members.length
 }

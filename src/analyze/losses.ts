@@ -12,6 +12,7 @@
  * | clado         | measured alone, and cross terms from measured pairs             | Σ s + Σ_{i<j} Ω_ij          |
  * | mse           | relative error of the weights                                   | Σ, not in units of loss     |
  * | outputs       | relative error of the model's outputs, measured alone           | Σ, in units of loss only where the loss is that error |
+ * | labels        | cross entropy of labels above the float model's, measured alone; see layerImportance.ts | Σ, not in units of loss |
  * | proxy         | relative error of the layer's outputs                           | Σ, not in units of loss     |
  * | lim, zd       | rank of the block × share of the weights × relative error       | Σ, not in units of loss     |
  */
@@ -20,7 +21,7 @@ import { coverageCost, fitShared, predictCoverage } from '../hessian/coverage.ts
 import { traceSensitivity } from '../hessian/hutchinson.ts'
 import { gramOf, interactionsFromGram, interactionsFromPairs, predictPairwise } from '../hessian/pairwise.ts'
 import type { Analysis, MeasuredCandidate, MeasuredLayer, Sensitivity } from './analysis.ts'
-import { blockLosses, shapleyLosses } from './layerImportance.ts'
+import { blockLosses, labelLosses, shapleyLosses } from './layerImportance.ts'
 
 /** What an allocator minimises: Σ losses, and ½·xᵀGx where there is a Gram matrix. */
 interface LossTable {
@@ -89,6 +90,10 @@ export function missingFor(
       const all = metric === 'relative' || layers.every(({ candidates }) => candidates.every(({ outputs }) => outputs))
       return all ? undefined : 'errors of the outputs themselves'
     }
+    case 'labels': {
+      const all = layers.every(({ candidates }) => candidates.every(({ labels }) => labels))
+      return all ? undefined : 'losses by labels'
+    }
     case 'proxy': {
       const some = layers.some(({ candidates }) => candidates.some(({ proxy }) => proxy !== null))
       return some ? undefined : 'output errors of layers'
@@ -104,7 +109,7 @@ function modelOf(analysis: Analysis, sensitivity: Sensitivity): LossModel {
   const missing = missingFor(analysis, sensitivity)
   if (missing !== undefined) {
     throw new QtoolError('usage', `the analysis has no ${missing}, which the sensitivity ${sensitivity} needs`, {
-      hint: `measure it: qtool analyze MODEL --data … --sensitivity ${sensitivity} -o FILE`,
+      hint: `measure it: qtool analyze MODEL --data … ${sensitivity === 'labels' ? '--labels … ' : ''}--sensitivity ${sensitivity} -o FILE`,
     })
   }
   const models = known.get(analysis) ?? new Map<Sensitivity, LossModel>()
@@ -141,6 +146,8 @@ function makeModel(analysis: Analysis, sensitivity: Sensitivity): LossModel {
       return perCandidate(({ relativeError }) => relativeError)
     case 'outputs':
       return perCandidate(({ outputs, loss }) => (outputs ?? loss).mean)
+    case 'labels':
+      return additive(labelLosses(analysis))
     case 'proxy':
       // Without statistics (an embedding's rows are looked up, not summed over) all inputs count alike: H = 1.
       return perCandidate(({ proxy, relativeError }) => proxy ?? relativeError)

@@ -1,7 +1,9 @@
 /** @file Measures a model on held-out samples by the sensitivities that are asked for: sweep, whole configurations, blocks. */
 
 import { findBlocks } from '../calibration/blocks.ts'
+import { labelsFingerprint } from '../calibration/fingerprint.ts'
 import type { CalibrationData } from '../calibration/openCalibration.ts'
+import type { CalibrationConfig } from '../config.ts'
 import { type LossSummary, summarize } from '../eval/outputLoss.ts'
 import { estimateTrace, probeStep, rademacher } from '../hessian/hutchinson.ts'
 import type { Layers } from '../onnx/layers.ts'
@@ -25,7 +27,8 @@ import { measureBlocks } from './blockMeasures.ts'
 import type { CandidateStore } from './candidateStore.ts'
 import { Configurations } from './configurations.ts'
 import type { LayerOptions } from './measuredLayers.ts'
-import { judgingBatches, type LayerAt, type Sweep, sweepLayers } from './sweep.ts'
+import { judgingBatches } from './references.ts'
+import { type LayerAt, type Sweep, sweepLayers } from './sweep.ts'
 import { WholeRuns } from './wholeRuns.ts'
 
 export interface MeasureTask {
@@ -44,12 +47,14 @@ export interface MeasureTask {
   readonly fingerprint: AnalysisFingerprint
 }
 
-/** What an analysis depends on: as statistics do, and on how candidates are solved. */
+/** What an analysis depends on: as statistics do, and on how candidates are solved, and on labels where there are some. */
 export function analysisFingerprint(
-  config: Parameters<typeof calibrationFingerprint>[0] & { readonly damping: number },
+  config: Parameters<typeof calibrationFingerprint>[0] & Pick<CalibrationConfig, 'damping' | 'labels'>,
   model: Parameters<typeof calibrationFingerprint>[1],
 ): AnalysisFingerprint {
-  return calibrationFingerprint(config, model, { damping: config.damping })
+  const { damping, labels } = config
+  const fingerprint = calibrationFingerprint(config, model, { damping })
+  return labels === undefined ? fingerprint : { ...fingerprint, labels: labelsFingerprint(labels) }
 }
 
 /** Numbers in a sketch: inner products are off by about 1 % of the lengths' product. */
@@ -89,6 +94,7 @@ export async function measure(
       tools: { pool: source.pool, products, signal: run.signal },
       sketch: has('pairwise') ? SKETCH : 0,
       outputs: has('outputs'),
+      labels: has('labels'),
       ...(has('hessian')
         ? { more: async (at: LayerAt) => void traces.set(at.layer, await traceOf(at, task.probes, seed)) }
         : {}),
@@ -117,6 +123,7 @@ export async function measure(
         ? 'kl'
         : 'relative',
       samples: { fitted: data.fit.count, heldOut: data.held.count },
+      accuracy: sweep.labels ? { samples: sweep.labels.samples, floatRight: sweep.labels.floatRight } : null,
       sensitivities,
       shard: shard ?? null,
       layerCount: layers.length,
@@ -141,16 +148,26 @@ function measuredLayers(
   traces: ReadonlyMap<number, MeasuredLayer['trace']>,
   leaveOneOut: readonly (readonly number[])[] | undefined,
 ): MeasuredLayer[] {
-  const usual = lossPerError(layers, figures)
+  const usual = lossPerError(layers, figures, ({ loss }) => loss)
+  const usualOfLabels = Math.max(
+    0,
+    lossPerError(layers, figures, ({ labels }) => labels),
+  )
+  const hasLabels = figures.some((own) => own?.some(({ labels }) => labels))
   return layers.flatMap(({ layer, options }, i): MeasuredLayer[] => {
     const measured = figures[i]
     if (!measured) return []
-    const guess = (relativeError: number) => ({ mean: usual * relativeError, standardError: Number.NaN })
+    const guess = (mean: number) => ({ mean, standardError: Number.NaN })
     const own = isFeedable(layer)
       ? measured
-      : measured.map((one) => ({ ...one, loss: guess(one.relativeError), outputs: undefined }))
+      : measured.map((one) => ({
+          ...one,
+          loss: guess(usual * one.relativeError),
+          outputs: undefined,
+          labels: hasLabels ? guess(usualOfLabels * one.relativeError) : undefined,
+        }))
     const candidates = options.map(({ choice, storedBytes }, k) => {
-      const { loss, outputs, proxy, squaredError, relativeError } = own[k]!
+      const { loss, outputs, labels, proxy, squaredError, relativeError } = own[k]!
       return {
         ...choice,
         storedBytes,
@@ -158,6 +175,7 @@ function measuredLayers(
         relativeError,
         proxy: proxy ?? null,
         outputs: outputs ? measuredValue(outputs) : null,
+        labels: labels ? measuredValue(labels) : null,
         loss: measuredValue(loss),
       }
     })
@@ -188,12 +206,17 @@ function base64Of(values: Float32Array): string {
  * Median over the measured candidates of loss per relative error of the weights. A layer whose weight cannot be fed to a session, as in
  * a branch, cannot be measured; without a guess it would seem to cost nothing, and get the narrowest width.
  */
-function lossPerError(layers: readonly LayerOptions[], figures: Sweep['figures']): number {
+function lossPerError(
+  layers: readonly LayerOptions[],
+  figures: Sweep['figures'],
+  lossOf: (figures: NonNullable<Sweep['figures'][number]>[number]) => LossSummary | undefined,
+): number {
   const ratios = layers.flatMap(({ layer }, i) =>
     isFeedable(layer)
-      ? (figures[i] ?? []).flatMap(({ loss, relativeError }) =>
-          relativeError > 0 && Number.isFinite(loss.mean) ? [loss.mean / relativeError] : [],
-        )
+      ? (figures[i] ?? []).flatMap((one) => {
+          const mean = lossOf(one)?.mean
+          return one.relativeError > 0 && Number.isFinite(mean) ? [mean! / one.relativeError] : []
+        })
       : [],
   )
   return ratios.sort((a, b) => a - b)[ratios.length >> 1] ?? 1

@@ -17,10 +17,12 @@ import {
   type ErrorOfDifference,
   type RunConfiguration,
 } from './allocate.ts'
-import { type Item, itemsOf, type Limit, limitsOfBudgets } from './allocationProblem.ts'
+import { itemsOf, type Limit, limitsOfBudgets } from './allocationProblem.ts'
 import type { Analysis } from './analysis.ts'
+import { type AccuracyOf, type Bounds, boundError, hasBounds, strainOf } from './bounds.ts'
 import { smallestAllocation } from './lossBound.ts'
 import type { LayerOptions } from './measuredLayers.ts'
+import { bytesAround, leastOptions, storedBytes } from './optionBytes.ts'
 
 /** What an allocation is made from. */
 export interface MixedTask {
@@ -33,6 +35,8 @@ export interface MixedTask {
   /** Runs a configuration on held-out samples; undefined with an analysis alone. */
   readonly evaluate: RunConfiguration | undefined
   readonly errorOfDifference?: ErrorOfDifference | undefined
+  /** Of configurations that were run; undefined without labels. */
+  readonly accuracyOf?: AccuracyOf | undefined
   /** A limit on latency, where there is one. */
   readonly latency: Limit | undefined
   readonly run: RunOptions
@@ -53,11 +57,13 @@ const SLACK = 1e-9
 /**
  * Allocate within the budgets.
  * @param reserve bytes to be kept free: by which earlier plans came out larger than they were planned.
- * @throws QtoolError `infeasible` when the least is above a limit, or no allocation keeps `maxKl`.
+ * @throws QtoolError `infeasible` when the least is above a limit, or no allocation keeps `maxKl` and `maxDrop`.
  */
 export async function mixedPlan(task: MixedTask, reserve = 0): Promise<MixedPlan> {
   const { model, found, config, layers, latency } = task
-  const base = allocationTask(task)
+  const bounds: Bounds = { maxKl: config.maxKl, maxDrop: config.maxDrop, accuracyOf: task.accuracyOf }
+  const isBounded = hasBounds(bounds)
+  const base = { ...allocationTask(task), ...(isBounded && task.evaluate ? { bounds } : {}) }
   const { items } = base
   const budgets = budgetsOf(config)
   const planOf = (options: Allocation['options']) => planOfOptions(task, options)
@@ -79,9 +85,15 @@ export async function mixedPlan(task: MixedTask, reserve = 0): Promise<MixedPlan
     }))
     return latency ? [...lowered, latency] : lowered
   }
-  if (config.maxKl !== undefined && budgets.length === 0) {
-    const allocation = await smallestAllocation(base, limitsWith(0), config.maxKl, config.solver === 'bisection')
+  if (isBounded && budgets.length === 0) {
+    const allocation = await smallestAllocation(base, limitsWith(0), bounds, config.solver === 'bisection')
     return { plan: planOf(allocation.options), allocation }
+  }
+  const strain = ({ options, measured }: Allocation) =>
+    isBounded ? Math.max(1, strainOf(bounds, options, measured ?? 0)) : 1
+  const isBetter = (one: Allocation, other: Allocation) => {
+    const difference = strain(one) - strain(other)
+    return difference < 0 || (difference === 0 && lossOf(one) <= lossOf(other))
   }
   const least = leastOptions(layers, items)
   const otherThan = (options: Allocation['options'], total: number) =>
@@ -107,7 +119,7 @@ export async function mixedPlan(task: MixedTask, reserve = 0): Promise<MixedPlan
     otherBytes = otherThan(allocation.options, total)
     if (total <= allowed && !isRough) {
       // A later one has other room for weights, not always more.
-      if (best === undefined || lossOf(allocation) <= lossOf(best)) best = allocation
+      if (best === undefined || isBetter(allocation, best)) best = allocation
       if (allowed - total <= LEFT_OVER * allowed) break
     }
   }
@@ -116,11 +128,12 @@ export async function mixedPlan(task: MixedTask, reserve = 0): Promise<MixedPlan
       hint: 'raise the budget a little: the bytes of nodes and names depend on the allocation',
     })
   }
-  if (config.maxKl !== undefined && !((best.measured ?? 0) <= config.maxKl)) {
-    throw new QtoolError(
-      'infeasible',
-      `the budget ${config.budget} comes to a loss of ${best.measured!.toPrecision(3)}, more than ${config.maxKl}`,
-      { hint: 'raise the budget or the bound; without a budget the smallest that keeps the bound is searched for' },
+  if (strain(best) > 1) {
+    throw boundError(
+      bounds,
+      { options: best.options, measured: best.measured ?? 0 },
+      `the budget ${config.budget} comes`,
+      'raise the budget or the bound; without a budget the smallest that keeps the bound is searched for',
     )
   }
   return { plan: planOf(best.options), allocation: best }
@@ -159,7 +172,7 @@ export function checkReachable({ model, found, config, layers }: Omit<MixedTask,
 }
 
 /** What is known only after measuring. */
-type Unmeasured = 'analysis' | 'evaluate' | 'errorOfDifference' | 'latency' | 'run'
+type Unmeasured = 'analysis' | 'evaluate' | 'errorOfDifference' | 'accuracyOf' | 'latency' | 'run'
 
 /** Up to the fourth decimal, so that a budget set to it can be kept. */
 function roundedUp(bits: number): number {
@@ -174,49 +187,6 @@ function lossOf({ measured, proposals, chosen }: Allocation): number {
 function smallest(values: readonly (number | undefined)[]): number | undefined {
   const known = values.filter((value) => value !== undefined)
   return known.length > 0 ? Math.min(...known) : undefined
-}
-
-/**
- * About how many bytes the nodes and names around a layer take at each option more than at the width that has the fewest:
- * what the whole file has besides weights, with all layers at one width, shared among them.
- * @returns [layer][option], whole and ≥ 0.
- */
-function bytesAround(
-  layers: readonly LayerOptions[],
-  items: readonly Item[],
-  bytes: (options: Allocation['options']) => number,
-): number[][] {
-  const widths = [...new Set(layers.flatMap(({ options }) => options.map(({ plan }) => plan.bits)))]
-  const free = items.flatMap((item) => (item.allowed.length > 1 ? item.layers : []))
-  const least = leastOptions(layers, items)
-  const others = widths.map((width) => {
-    const all = least.map((own, l) => {
-      const option = free.includes(l) ? layers[l]!.options.findIndex(({ plan }) => plan.bits === width) : -1
-      return option < 0 ? own : option
-    })
-    return bytes(all) - storedBytes(layers, all)
-  })
-  const fewest = Math.min(...others)
-  const each = others.map((other) => Math.floor((other - fewest) / Math.max(1, free.length)))
-  return layers.map(({ options }) => options.map(({ plan }) => each[widths.indexOf(plan.bits)]!))
-}
-
-function leastOptions(layers: readonly LayerOptions[], items: readonly Item[]): (number | undefined)[] {
-  const least = new Array<number | undefined>(layers.length).fill(undefined)
-  for (const { layers: own, allowed } of items) {
-    for (const layer of own) {
-      const { options } = layers[layer]!
-      least[layer] = allowed.reduce((a, b) => (options[b]!.storedBytes < options[a]!.storedBytes ? b : a))
-    }
-  }
-  return least
-}
-
-function storedBytes(layers: readonly LayerOptions[], options: readonly (number | undefined)[]): number {
-  return layers.reduce((sum, layer, i) => {
-    const option = options[i]
-    return option === undefined ? sum : sum + layer.options[option]!.storedBytes
-  }, 0)
 }
 
 /** Places of the options that the user's settings leave: an analysis may have more. */

@@ -14,6 +14,7 @@ import type { LayerSource } from '../quantize/readWeight.ts'
 import { openProducts } from '../runtime/products.ts'
 import type { Analysis } from './analysis.ts'
 import { checkAnalysis, readAnalysis } from './analysisFile.ts'
+import { coarseWarning } from './bounds.ts'
 import { CandidateStore } from './candidateStore.ts'
 import { Configurations } from './configurations.ts'
 import { missingFor } from './losses.ts'
@@ -56,15 +57,23 @@ export async function openMixed(
     const sensitivity = usableSensitivities(analysis, config)
     const layers = optionsOf(analysis, found, freedom, config.analysis)
     checkReachable({ model, found, config, layers })
-    const wantsRuns = data !== undefined && (config.evaluations > 0 || config.maxKl !== undefined)
-    const runs = wantsRuns ? new LateRuns(source, found, layers, config, data, scratch, run) : undefined
+    const isBounded = config.maxKl !== undefined || config.maxDrop !== undefined
+    const runs =
+      data !== undefined && (config.evaluations > 0 || isBounded)
+        ? new LateRuns(source, found, layers, config, data, scratch, run)
+        : undefined
     return {
       task: {
         ...{ model, found, analysis, layers, run, config: { ...config, sensitivity } },
         evaluate: runs && ((options) => runs.evaluate(options)),
         errorOfDifference: runs && ((one, other) => runs.errorOfDifference(one, other)),
+        accuracyOf: runs && ((options) => runs.accuracyOf(options)),
       },
-      warnings: changed === undefined ? [] : [changed],
+      warnings: [
+        ...(changed === undefined ? [] : [changed]),
+        ...(runs || config.labels === undefined ? [] : [UNUSED_LABELS]),
+        ...labelWarnings(config, data),
+      ],
       close: async () => runs?.close(),
     }
   }
@@ -97,8 +106,9 @@ export async function openMixed(
         ...{ model, found, config, analysis, layers, run },
         evaluate: async (options) => (await configurations!.evaluate(options)).mean,
         errorOfDifference: (one, other) => configurations!.errorOfDifference(one, other),
+        accuracyOf: (options) => configurations!.accuracyOf(options),
       },
-      warnings: [],
+      warnings: labelWarnings(config, data),
       close: async () => {
         await configurations!.close()
         store.close()
@@ -162,6 +172,10 @@ class LateRuns {
     return this.#configurations?.errorOfDifference(one, other) ?? 0
   }
 
+  accuracyOf(options: readonly (number | undefined)[]): ReturnType<Configurations['accuracyOf']> {
+    return this.#configurations?.accuracyOf(options)
+  }
+
   async close(): Promise<void> {
     const opened = await this.#opened?.catch(() => undefined)
     await opened?.configurations.close()
@@ -171,6 +185,17 @@ class LateRuns {
 
 /** Probes where a trace is only one of several opinions. */
 const TRACE_PROBES = 8
+
+const UNUSED_LABELS =
+  'labels are not used: beside an analysis no allocation is run, unless --evaluations, --max-kl or --max-drop asks for it'
+
+/** What is to be said of the held-out labels. */
+function labelWarnings({ maxDrop }: QuantizeConfig, data: CalibrationData | undefined): string[] {
+  const labels = data?.held.labels
+  if (!labels) return []
+  const coarse = coarseWarning(maxDrop, labels.filter((label) => label >= 0).length)
+  return coarse === undefined ? [] : [coarse]
+}
 
 /** What the user asks for must be there; what nobody asked for need not. */
 function usableSensitivities(

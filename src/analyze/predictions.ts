@@ -15,7 +15,7 @@ export interface Agreement {
 }
 
 /** Sensitivities that order configurations only. */
-const ORDERS: readonly Sensitivity[] = ['mse', 'proxy', 'outputs', 'lim', 'zd']
+const ORDERS: readonly Sensitivity[] = ['mse', 'proxy', 'outputs', 'labels', 'lim', 'zd']
 
 /**
  * Agreement over `analysis.configurations` of every sensitivity that the analysis has the figures for: `kl` and `mse`

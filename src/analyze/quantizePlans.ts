@@ -13,7 +13,7 @@ import type { LayerSource } from '../quantize/readWeight.ts'
 import type { RejectedPlan } from '../quantize/withinBudget.ts'
 import type { AllocationReport } from '../report.ts'
 import type { Limit } from './allocationProblem.ts'
-import { allocationReport } from './allocationReport.ts'
+import { accuracyReport, allocationReport } from './allocationReport.ts'
 import { inferShapes } from './inferShapes.ts'
 import { latencyConstraint } from './latencyConstraint.ts'
 import { readLatencyFile, writeLatencyFile } from './latencyFile.ts'
@@ -90,7 +90,8 @@ export async function openPlans(
         )
         const curve = config.pareto === undefined ? undefined : await paretoCurve(task, allocation)
         if (curve) writeCurve(config.pareto!, curve)
-        report = { ...allocationReport(allocation, analysis, layers, task.config), pareto: curve }
+        const accuracy = accuracyReport(task.accuracyOf?.(allocation.options), config.maxDrop)
+        report = { ...allocationReport(allocation, analysis, layers, task.config), accuracy, pareto: curve }
         return saved(plan)
       },
     }

@@ -6,7 +6,8 @@ import type { LayerGroup } from '../calibration/groups.ts'
 import type { CalibrationData } from '../calibration/openCalibration.ts'
 import type { StatisticsEntry, StatisticsSum } from '../calibration/statsFile.ts'
 import type { Trial, Walk } from '../calibration/walk.ts'
-import { type LossSummary, OutputLoss, summarize } from '../eval/outputLoss.ts'
+import type { LabelLoss } from '../eval/labelLoss.ts'
+import { type LossSummary, type OutputLoss, summarize } from '../eval/outputLoss.ts'
 import { OutputPerturbation } from '../eval/perturbation.ts'
 import type { WeightedLayer } from '../onnx/layers.ts'
 import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
@@ -20,6 +21,7 @@ import { BYTES_PER_WEIGHT, GroupHessians, meanError, type SolverTools, solveMemb
 import type { CandidateStore, Solved } from './candidateStore.ts'
 import type { LayerOptions } from './measuredLayers.ts'
 import { proxyError } from './proxies.ts'
+import { judgingBatches, openReferences, type References, referenceErrors } from './references.ts'
 
 /** What is known of one candidate of one layer. */
 interface CandidateFigures {
@@ -32,6 +34,8 @@ interface CandidateFigures {
   readonly loss: LossSummary
   /** Relative squared error of its outputs; undefined when not measured. */
   readonly outputs: LossSummary | undefined
+  /** Cross entropy of labels above the float model's, below 0 too; undefined when not measured. */
+  readonly labels: LossSummary | undefined
 }
 
 export interface SweepOptions {
@@ -49,6 +53,8 @@ export interface SweepOptions {
   readonly seed: number
   /** Whether the relative error of outputs is measured beside a loss of another kind. */
   readonly outputs?: boolean
+  /** Whether the cross entropy of the held-out samples' labels is measured too; they must have some. */
+  readonly labels?: boolean
   /** False: candidates are solved and kept, and no loss is measured. */
   readonly measures?: boolean
   /** More to measure of a layer while the network stands before it. */
@@ -71,14 +77,10 @@ export interface Sweep {
   /** [layer][option], when they were asked for. */
   readonly sketches: readonly (readonly Float32Array[] | undefined)[]
   readonly loss: OutputLoss
+  /** What the float model makes of labels; undefined where there are none. */
+  readonly labels: LabelLoss | undefined
   /** Reasons why layers have no statistics. */
   readonly notes: ReadonlyMap<string, number>
-}
-
-/** Batches that losses are measured on: the held-out ones, or all where none are. */
-export function judgingBatches({ batches, fitBatches }: Walk): number[] {
-  const first = fitBatches < batches.length ? fitBatches : 0
-  return Array.from({ length: batches.length - first }, (_, i) => first + i)
 }
 
 /**
@@ -100,10 +102,10 @@ export async function sweepLayers(options: SweepOptions): Promise<Sweep> {
       : new Map()
     for (const walk of walks.splice(0)) walk.close()
     const walk = open()
-    const loss = await referenceLoss(walk, run)
-    const isOther = loss.reference.kinds.some((kind) => kind === 'logits' || kind === 'probabilities')
-    const outputs = options.outputs && isOther ? await referenceLoss(walk, run, []) : undefined
-    const sweeper = new Sweeper(options, walk, loss, outputs)
+    const references = await openReferences(walk, data.held, run)
+    const isOther = references.loss.reference.kinds.some((kind) => kind === 'logits' || kind === 'probabilities')
+    const outputs = options.outputs && isOther ? await referenceErrors(walk, run) : undefined
+    const sweeper = new Sweeper(options, walk, references, outputs)
     for (const group of grouped.groups) {
       const { tap } = group
       // Also where nothing is wanted: activations do not depend in their last bits on which stages they went through.
@@ -122,36 +124,12 @@ export async function sweepLayers(options: SweepOptions): Promise<Sweep> {
   }
 }
 
-/**
- * Outputs of the float network on the judging batches, as what candidates are compared with.
- * @param logits outputs that are class scores; of none, the relative error is measured.
- */
-export async function referenceLoss(
-  walk: Walk,
-  run: RunOptions,
-  logits: 'auto' | readonly string[] = 'auto',
-): Promise<OutputLoss> {
-  const loss = new OutputLoss(logits)
-  const trial = await walk.openTrial(walk.graph.nodes.length)
-  try {
-    for (const batch of judgingBatches(walk)) {
-      await nextTurn()
-      checkAborted(run.signal)
-      for (const [name, tensor] of await trial.run('float', batch)) {
-        loss.addReference(batch, name, tensor, walk.batches[batch]!)
-      }
-    }
-  } finally {
-    await trial.close()
-  }
-  return loss
-}
-
 class Sweeper {
   readonly #options: SweepOptions
   readonly #walk: Walk
   readonly #loss: OutputLoss
   readonly #outputs: OutputLoss | undefined
+  readonly #labels: LabelLoss | undefined
   readonly #placeOf: ReadonlyMap<WeightedLayer, number>
   readonly #figures: (CandidateFigures[] | undefined)[]
   readonly #sketches: (Float32Array[] | undefined)[]
@@ -159,10 +137,11 @@ class Sweeper {
   readonly #total: number
   #done = 0
 
-  constructor(options: SweepOptions, walk: Walk, loss: OutputLoss, outputs: OutputLoss | undefined) {
+  constructor(options: SweepOptions, walk: Walk, { loss, labels }: References, outputs: OutputLoss | undefined) {
     this.#options = options
     this.#walk = walk
     this.#loss = loss
+    this.#labels = labels
     this.#outputs = outputs
     const { layers } = options
     this.#placeOf = new Map(layers.map(({ layer }, i) => [layer, i]))
@@ -211,15 +190,19 @@ class Sweeper {
       store.put(place, k, solved)
       const own = perturbation && new Float32Array(sketch)
       const errorsOfOutputs: number[] = []
+      const lossesOfLabels: number[] = []
+      const labels = this.#options.labels ? this.#labels : undefined
       const loss = await this.#lossOf(member, solved, trial, (batch, outputs) => {
         if (own) perturbation!.addInPlace(batch, outputs, own)
         if (this.#outputs) errorsOfOutputs.push(...this.#outputs.compare(batch, outputs))
+        if (labels) lossesOfLabels.push(...labels.compare(batch, outputs).losses)
       })
-      const relative = this.#outputs && errorsOfOutputs.length > 0 ? summarize(errorsOfOutputs) : undefined
+      const summaryOf = (own: readonly number[]) => (own.length > 0 ? summarize(own) : undefined)
+      const others = { outputs: summaryOf(errorsOfOutputs), labels: summaryOf(lossesOfLabels) }
       const { squaredError, squaredNorm } = squaredErrors(member.rows, solved.weight)
       const relativeError = squaredNorm > 0 ? squaredError / squaredNorm : 0
       const proxy = hessians && (await proxyError(member.rows, solved.weight, hessians, tools.products))
-      figures.push({ squaredError, relativeError, proxy, loss, outputs: relative })
+      figures.push({ squaredError, relativeError, proxy, loss, ...others })
       if (own) sketches.push(own)
       this.#done++
     }
@@ -263,6 +246,9 @@ class Sweeper {
   }
 
   result(): Sweep {
-    return { figures: this.#figures, sketches: this.#sketches, loss: this.#loss, notes: this.#notes }
+    return {
+      ...{ figures: this.#figures, sketches: this.#sketches, loss: this.#loss, labels: this.#labels },
+      notes: this.#notes,
+    }
   }
 }

@@ -7,6 +7,7 @@ import { createHash, type Hash } from 'node:crypto'
 import fs from 'node:fs'
 import path from 'node:path'
 import { fileError } from '../data/dataFile.ts'
+import { readLabels } from '../data/labels.ts'
 import type { OnnxModel, Payload } from '../onnx/model.ts'
 import { encodeModel } from '../onnx/proto.ts'
 import { OpenFiles, readAt } from '../onnx/readAt.ts'
@@ -122,6 +123,12 @@ function samplesOf(size: number): Range[] {
 /** A length before what it is the length of, so that no two lists of contents look alike. */
 function hashNumber(hash: Hash, value: number): void {
   hash.update(`${value};`)
+}
+
+/** Digest of class labels. @param spec of `readLabels`. @throws QtoolError `data`. */
+export function labelsFingerprint(spec: string): string {
+  const labels = readLabels(spec)
+  return createHash('sha256').update(labels).digest('hex')
 }
 
 /**

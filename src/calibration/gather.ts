@@ -10,7 +10,8 @@ import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
 import { openSession, type Session } from '../runtime/session.ts'
 import type { Path } from './activations.ts'
 import { gramModel } from './gramModel.ts'
-import { joinBatches, positionsOf, RowJoiner } from './joinBatches.ts'
+import { joinBatches, RowJoiner } from './joinBatches.ts'
+import { type Importance, positionWeights } from './positionWeights.ts'
 import { dataTypeOf } from './stageModel.ts'
 import type { Tap } from './taps.ts'
 import { floatsOf, isFloatTensor, sliceFirstAxis } from './tensors.ts'
@@ -35,6 +36,8 @@ export interface GatherOptions {
   readonly end: number
   /** Of which network the inputs are; 'both' adds the cross products, where the two differ. */
   readonly side: Path | 'both'
+  /** How much tokens count besides the mask; a tap whose positions are not the tokens is gathered without. */
+  readonly importance?: Importance | undefined
   /** Floats that the unfolded input of one run takes at most, unless one sample alone takes more. */
   readonly unfoldedFloats?: number
   readonly run: RunOptions
@@ -42,11 +45,11 @@ export interface GatherOptions {
 
 /**
  * Gather a tap's statistics at the walk's position.
- * @returns one per block of the tap.
+ * @returns one per block of the tap; `weight` is the sum of the weights of its positions.
  * @throws QtoolError `data` naming node and sample where the network computes NaN or infinity.
  */
 export async function gatherStatistics(walk: Walk, tap: Tap, options: GatherOptions): Promise<InputStatistics[]> {
-  const { first, end, side, unfoldedFloats = UNFOLDED_FLOATS, run } = options
+  const { first, end, side, importance, unfoldedFloats = UNFOLDED_FLOATS, run } = options
   const cross = side === 'both' && tap.reads.some((name) => walk.isDrifted(name))
   const own: Path = side === 'float' ? 'float' : 'quantized'
   const blocks = Array.from({ length: tap.blocks }, () => emptySums(tap.cols, cross))
@@ -59,7 +62,7 @@ export async function gatherStatistics(walk: Walk, tap: Tap, options: GatherOpti
       const read = (side: Path) => joinedInputs(walk, tap, side, joined, joiner)
       const quantized = await read(own)
       const float = cross ? await read('float') : undefined
-      const weights = tokenWeightsFor(walk, tap, joined, quantized[0]!)
+      const weights = positionWeights(walk, tap, joined, quantized[0]!, importance)
       const weighted = weights !== undefined
       let session = sessions.get(weighted)
       if (!session) {
@@ -118,22 +121,6 @@ async function joinedInputs(
     inputs.push(await joiner.join(`${side} ${name}`, joined.length, async (i) => walk.get(side, joined[i]!, name)))
   }
   return inputs
-}
-
-/** The token weights of batches, where the tap's positions are those tokens. */
-function tokenWeightsFor(walk: Walk, tap: Tap, joined: readonly number[], value: FeedTensor): Float32Array | undefined {
-  if (tap.positions !== 'rows') return undefined
-  const [name] = tap.reads
-  const parts = joined.map((batch) => {
-    const { dims } = joined.length === 1 ? value : walk.activations.shapeOf('float', batch, name!)
-    const positions = positionsOf(dims)
-    const { weights } = walk.batches[batch]!
-    return { positions, weights: weights?.length === positions ? weights : undefined }
-  })
-  if (parts.every(({ weights }) => weights === undefined)) return undefined
-  return Float32Array.from(
-    parts.flatMap(({ positions, weights }) => [...(weights ?? new Float32Array(positions).fill(1))]),
-  )
 }
 
 type Part = (tensor: FeedTensor, name: string) => FeedTensor
@@ -236,7 +223,7 @@ function countingWeights(
 ): Float32Array | undefined {
   const { source, reads } = tap
   const lengths = source.kind === 'steps' ? tensors[reads.indexOf(source.lengths)] : undefined
-  if (!lengths) return tokenWeightsFor(walk, tap, [batch], tensors[0]!)
+  if (!lengths) return positionWeights(walk, tap, [batch], tensors[0]!)
   const [steps = 0, sequences = 0] = tensors[0]!.dims
   return Float32Array.from({ length: steps * sequences }, (_, at) =>
     Math.floor(at / sequences) < Number(lengths.data[at % sequences]) ? 1 : 0,

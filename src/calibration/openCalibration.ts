@@ -3,6 +3,7 @@ import type { CalibrationConfig } from '../config.ts'
 import { openConfiguredData } from '../data/configured.ts'
 import type { Dataset } from '../data/dataset.ts'
 import type { ModelInput } from '../data/modelInput.ts'
+import { rollDataset } from '../data/rollDataset.ts'
 import { splitDataset } from '../data/split.ts'
 import { modelLayers } from '../onnx/layers.ts'
 import type { OnnxModel } from '../onnx/model.ts'
@@ -38,20 +39,21 @@ const POOL = 4
  * @throws QtoolError `data` when it is unreadable or does not fit the model.
  */
 export async function openCalibration(
-  config: CalibrationConfig,
+  config: CalibrationConfig & { readonly roll?: number },
   model: OnnxModel,
   scratch: () => string,
   score: (pool: Dataset, batchSize: number) => Promise<Float64Array>,
 ): Promise<CalibrationData> {
-  const { samples, holdout, select, seed } = config
+  const { samples, holdout, select, seed, labels, roll = 1 } = config
   const pooled = select === 'random' ? config : { ...config, samples: samples * POOL }
-  const dataset = await openConfiguredData(pooled, declaredInputs(model), model.path, { pickSeed: seed })
+  const dataset = await openConfiguredData(pooled, declaredInputs(model), model.path, { pickSeed: seed, labels })
   const sizeOf = (data: Dataset) => batchSizeOf(data, widestOutput(model))
   const split =
     select === 'random'
       ? splitDataset(dataset, { samples, holdout, seed })
       : await selected(dataset, config, (pool) => score(pool, sizeOf(pool)))
-  const { fit, held, notes } = split
+  const { held, notes } = split
+  const fit = rollDataset(split.fit, roll)
   return {
     fit,
     held,

@@ -244,14 +244,14 @@ export class Walk {
     }
   }
 
-  async #open(stage: Stage): Promise<Session> {
+  async #open(stage: Stage, extend = (bytes: Uint8Array) => bytes): Promise<Session> {
     const { model, graph } = this.#options
-    const bytes = encodeStage(model, graph, stage, this.#stageOptions, (name) => {
+    const encoded = encodeStage(model, graph, stage, this.#stageOptions, (name) => {
       const isActivation = stage.inputs.includes(name)
       const { type, dims } = isActivation ? this.activations.shapeOf('float', 0, name) : this.constant('float', name)
       return { dataType: dataTypeOf(type), rank: dims.length }
     })
-    return openSession({ bytes, path: model.path }, CALIBRATION_SESSION)
+    return openSession({ bytes: extend(encoded), path: model.path }, CALIBRATION_SESSION)
   }
 
   async #runStage(
@@ -274,13 +274,17 @@ export class Walk {
   /**
    * A stage from here to a later cut that can be run with candidate values, without going on.
    * @param to cut at which the two networks are compared.
+   * @param probed other results than what is alive there.
    */
-  async openTrial(to: number): Promise<Trial> {
+  async openTrial(to: number, probed?: Probed): Promise<Trial> {
     const { graph } = this.#options
     const alive = new Set([...aliveAt(graph, this.constants, to)])
-    const outputs = [...alive].filter((name) => (graph.madeAt.get(name) ?? -1) >= this.#position)
-    const stage = planStage(graph, this.#position, to, outputs, this.#stageOptions)
-    const session = await this.#open(stage)
+    const made = [...alive].filter((name) => (graph.madeAt.get(name) ?? -1) >= this.#position)
+    const planned = planStage(graph, this.#position, to, probed?.reads ?? made, this.#stageOptions)
+    // A constant that nodes of the stage do not read is not in its model.
+    const stored = (probed?.reads ?? []).filter((name) => graph.scope.constants.has(name))
+    const stage = { ...planned, fed: [...new Set([...planned.fed, ...stored])], outputs: probed?.outputs ?? made }
+    const session = await this.#open({ ...stage, outputs: planned.outputs }, probed?.extend)
     return {
       run: (side, batch, options) => this.#runStage(session, stage, side, batch, options),
       close: () => session.dispose(),
@@ -299,8 +303,17 @@ export interface TrialOptions {
   readonly place?: string
 }
 
+/** What a trial computes in place of the results of its part of the network; see probe.ts. */
+export interface Probed {
+  /** Names in the network that this takes. */
+  readonly reads: readonly string[]
+  /** The stage's model with other outputs. */
+  readonly extend: (bytes: Uint8Array) => Uint8Array
+  readonly outputs: readonly string[]
+}
+
 export interface Trial {
-  /** Everything alive at the trial's end that this part of the network makes. */
+  /** Everything alive at the trial's end that this part of the network makes, or what was probed. */
   run(side: Path, batch: number, options?: TrialOptions): Promise<Map<string, FeedTensor>>
   close(): Promise<void>
 }

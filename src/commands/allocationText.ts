@@ -39,7 +39,7 @@ export function allocationText(allocation: AllocationReport): string {
 }
 
 function allocationLines(allocation: AllocationReport): string[] {
-  const { solver, sensitivities, constraints, layers, bound, gap, evaluations, accepted } = allocation
+  const { solver, sensitivities, constraints, layers, bound, gap, evaluations, accepted, accuracy } = allocation
   const lines = [
     `allocated by ${solver} from ${sensitivities.join(', ')}: ${counts(
       layers.map(({ bits }) => bits),
@@ -65,12 +65,30 @@ function allocationLines(allocation: AllocationReport): string[] {
         : `no allocation has a predicted loss below ${figureText(bound)}: proved; the gap is ${percentText(gap)}`,
     )
   }
+  if (accuracy !== undefined) lines.push(accuracyLine(accuracy))
   lines.push(
     evaluations === 0
       ? 'no allocation was run: what is predicted decided'
       : `${evaluations} allocations were run on held-out samples; ${accepted} ${accepted === 1 ? 'exchange' : 'exchanges'} kept`,
   )
   return lines
+}
+
+function accuracyLine({
+  samples,
+  floatRight,
+  right,
+  change,
+  standardError,
+  maxDrop,
+}: NonNullable<AllocationReport['accuracy']>): string {
+  const points = (share: number) => (100 * share).toFixed(2)
+  const error = standardError === undefined ? '' : ` ± ${points(standardError)}`
+  const limit = maxDrop === undefined ? '' : `; it was to fall by at most ${Number((100 * maxDrop).toPrecision(5))}`
+  return (
+    `accuracy on ${samples} held-out samples with a label: ${right} right (${percentText(right / samples, 2)}), the original ` +
+    `${floatRight} (${percentText(floatRight / samples, 2)}): ${points(change)}${error} points${limit}`
+  )
 }
 
 /** How often each value occurs, the largest value first. */

@@ -7,6 +7,7 @@ import { dirname, resolve } from 'node:path'
 import { parseBytes } from '../bitalloc/budget.ts'
 import {
   ABOUT_ALLOCATION,
+  ABOUT_RSQ,
   checkValues,
   type KeyNaming,
   LIMITS,
@@ -134,13 +135,16 @@ function override(operation: Operation, file: Values, flags: Values): Values {
   if (operation === 'quantize') {
     const allocation = ['solver', 'maxLatency', 'latency', 'positions', ...ABOUT_ALLOCATION]
     if (flags.method === 'auto' || flags.method === 'rtn') {
-      drop('data', 'stats', 'damping', 'maxKl', 'evaluations', ...NEEDS_DATA.quantize)
+      drop('data', 'stats', 'damping', 'maxKl', 'maxDrop', 'evaluations', ...NEEDS_DATA.quantize)
       if (merged.analysis === undefined) drop(...allocation)
     }
-    if (flags.data !== undefined || flags.stats !== undefined) drop('method')
+    if (flags.rotation === 'off') drop('onlineRotation')
+    if (flags.method === 'rsq') drop('stats', 'analysis')
+    else if (flags.method !== undefined) drop(...ABOUT_RSQ)
+    if ((flags.data ?? flags.stats) !== undefined && (file.method === 'auto' || file.method === 'rtn')) drop('method')
     if (LIMITS.some((limit) => flags[limit] !== undefined)) drop('bits', 'plan')
     if (flags.bits !== undefined || flags.plan !== undefined) drop(...LIMITS, ...allocation)
-    if (flags.solver === 'uniform') drop('maxKl', 'maxLatency', 'latency', 'positions', ...ABOUT_ALLOCATION)
+    if (flags.solver === 'uniform') drop('maxKl', 'maxDrop', 'maxLatency', 'latency', 'positions', ...ABOUT_ALLOCATION)
   }
   if (operation === 'eval') {
     if (flags.random !== undefined) drop('data', ...NEEDS_DATA.eval)

@@ -66,6 +66,10 @@ export function sampleOptions(): Option[] {
       `what steadies a Hessian, relative to its mean diagonal (default: ${damping})`,
       readNumber('--damping'),
     ),
+    new Option(
+      '--labels <file>',
+      'class of each sample: a .npy, or FILE.npz:NAME; for accuracy and losses by labels on the samples kept apart',
+    ),
     new Option('--scratch <dir>', 'where activations go that memory cannot hold (default: beside the output)'),
   ]
 }

@@ -1,13 +1,19 @@
 /** @file `qtool quantize`: a smaller model from a model. */
 import { basename, dirname, join } from 'node:path'
 import { type Command, Option } from 'commander'
-import { DEFAULT_BITS, DEFAULT_GROUP_SIZE, QUANTIZE_DEFAULTS, type QuantizeConfig } from '../config.ts'
+import {
+  DEFAULT_BITS,
+  DEFAULT_GROUP_SIZE,
+  IMPORTANCE_NAMES,
+  QUANTIZE_DEFAULTS,
+  type QuantizeConfig,
+} from '../config.ts'
 import { QtoolError } from '../errors.ts'
 import { DATA_KINDS, dataOptions, sampleOptions, withDataKeys } from './dataFlags.ts'
 import { EXIT_DONE } from './exit.ts'
 import { addCommonFlags, givenFlags, layerOptions, valueOption, withLayerKeys } from './flags.ts'
 import type { Invocation } from './operate.ts'
-import { readBudgets, readNames, readNumber, readTexts } from './values.ts'
+import { readBudgets, readNames, readNumber, readShare, readTexts } from './values.ts'
 
 const EXAMPLES = `
 Budgets:
@@ -48,6 +54,7 @@ export function addQuantizeCommand(program: Command, invocation: Invocation): vo
     )
   for (const option of ownOptions()) command.addOption(option)
   for (const option of calibrationOptions()) command.addOption(option.helpGroup('Calibration:'))
+  for (const option of rsqOptions()) command.addOption(option.helpGroup('Rotation and importance, with --method rsq:'))
   for (const option of allocationOptions()) command.addOption(option.helpGroup('Mixed precision:'))
   addCommonFlags(command)
   command.addHelpText('after', EXAMPLES).action((model: string) => quantize(model, command, invocation))
@@ -66,7 +73,7 @@ function ownOptions(): Option[] {
     groupSize,
     new Option(
       '--method <name>',
-      'auto: the best grid of each layer by error; rtn: plain min-max; gptq: by calibration (default: gptq with data, else auto)',
+      'auto: the best grid of each layer by error; rtn: plain min-max; gptq: by calibration; rsq: gptq on a rotated transformer, where that helps (default: gptq with data, else auto)',
     ),
     symmetric,
     asymmetric,
@@ -109,12 +116,57 @@ function calibrationOptions(): Option[] {
   ]
 }
 
+function rsqOptions(): Option[] {
+  const { rotation, rotationSeeds, tokenImportance, importanceMin, importanceExponent } = QUANTIZE_DEFAULTS
+  const { importanceLength, importanceQuantile, roll } = QUANTIZE_DEFAULTS
+  return [
+    new Option(
+      '--rotation <when>',
+      `turn residual streams and heads: auto: where held-out samples gain; on; off ${byDefault(rotation)}`,
+    ),
+    valueOption(
+      '--rotation-seeds <n>',
+      `random rotations of which the best is taken ${byDefault(rotationSeeds)}`,
+      readNumber('--rotation-seeds'),
+    ),
+    new Option('--online-rotation', 'turn other inputs too, in every run: see docs/RSQ.md for what it costs'),
+    new Option(
+      '--token-importance <name>',
+      `how much each token counts: auto, none, ${IMPORTANCE_NAMES.join(', ')} ${byDefault(tokenImportance)}`,
+    ),
+    valueOption(
+      '--importance-min <n>',
+      `weight of the least important token, of 1 ${byDefault(importanceMin)}`,
+      readNumber('--importance-min'),
+    ),
+    valueOption(
+      '--importance-exponent <n>',
+      `1, or 2 to square the weights ${byDefault(importanceExponent)}`,
+      readNumber('--importance-exponent'),
+    ),
+    new Option(
+      '--importance-length <name>',
+      `divide by how many positions see a token: none, linear, sqrt ${byDefault(importanceLength)}`,
+    ),
+    valueOption(
+      '--importance-quantile <n>',
+      `clamp scores there and at one minus it, 0.5 to 1 ${byDefault(importanceQuantile)}`,
+      readNumber('--importance-quantile'),
+    ),
+    valueOption(
+      '--roll <n>',
+      `fit to n copies of each sequence, rolled by equal parts ${byDefault(roll)}`,
+      readNumber('--roll'),
+    ),
+  ]
+}
+
 function allocationOptions(): Option[] {
   const { sensitivity, positions, evaluations } = QUANTIZE_DEFAULTS
   return [
     new Option(
       '--solver <name>',
-      'uniform: all layers alike; ilp: integer programme; dp: exact dynamic programme; bisection: by order, with --max-kl (default: ilp with a budget and data or an analysis, else uniform)',
+      'uniform: all layers alike; ilp: integer programme; dp: exact dynamic programme; bisection: by order, with --max-kl or --max-drop (default: ilp with a budget and data or an analysis, else uniform)',
     ),
     valueOption(
       '--sensitivity <names>',
@@ -131,6 +183,11 @@ function allocationOptions(): Option[] {
       '--max-kl <n>',
       'most that held-out samples may lose (KL in nats, or relative error), instead of a budget or with one',
       readNumber('--max-kl'),
+    ),
+    valueOption(
+      '--max-drop <share>',
+      'most that accuracy on held-out samples may fall, such as 0.1% for a tenth of a point; with --labels',
+      readShare('--max-drop'),
     ),
     new Option(
       '--max-latency <ratio>',

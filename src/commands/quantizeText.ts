@@ -2,21 +2,23 @@
 import type { CalibrationReport, LayerCalibration, QuantizedLayer, QuantizeReport } from '../report.ts'
 import { allocationText } from './allocationText.ts'
 import { leftAloneText } from './leftAloneText.ts'
+import { rsqText } from './rsqText.ts'
 import { printable } from './terminal.ts'
 import { bytesText, countText, figureText, shapeText, textTable } from './textTable.ts'
 
 /** @returns the plan layer by layer, notes, what stayed as it was, and the totals. */
 export function quantizeText(report: QuantizeReport): string {
-  const { layers, leftAlone, calibration, allocation } = report
+  const { layers, leftAlone, calibration, allocation, rsq } = report
   const parts: string[] = []
   if (layers.length > 0) parts.push(layersText(layers, calibration !== undefined))
   const notes = notesText(layers)
   if (notes !== '') parts.push(notes)
   if (leftAlone.length > 0) parts.push(leftAloneText(leftAlone))
   if (calibration !== undefined && calibration.outputs.length > 0) parts.push(outputsText(calibration))
+  if (rsq !== undefined) parts.push(rsqText(rsq))
   if (allocation !== undefined) parts.push(allocationText(allocation))
   parts.push(totalsText(report))
-  return parts.join('\n\n')
+  return parts.filter((part) => part !== '').join('\n\n')
 }
 
 function layersText(layers: readonly QuantizedLayer[], calibrated: boolean): string {

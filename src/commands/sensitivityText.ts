@@ -12,7 +12,7 @@ const LOSSES = {
 
 /** @returns sections: losses by width, agreement and blocks where there are any, where the file is. */
 export function sensitivityText(analysis: AnalysisReport): string {
-  const { agreements, blocks, samples, layers, path } = analysis
+  const { agreements, accuracy, blocks, samples, layers, path } = analysis
   const parts = [
     `loss of the model with one layer quantized (${LOSSES[analysis.metric]}), the most sensitive first`,
     lossTable(layers),
@@ -38,6 +38,10 @@ export function sensitivityText(analysis: AnalysisReport): string {
         blocks.map(({ name, layers: own, lim, zd }) => [name, String(own.length), figureText(lim), figureText(zd)]),
       ),
     )
+  }
+  if (accuracy !== undefined) {
+    const { samples: labelled, floatRight } = accuracy
+    parts.push(`the original gets ${floatRight} of ${labelled} held-out samples with a label right`)
   }
   const where = path === undefined ? 'not written: -o FILE saves it for later budgets' : `written to ${path}`
   parts.push(

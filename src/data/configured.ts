@@ -7,7 +7,7 @@ import type { ModelInput } from './modelInput.ts'
  * Open it for a model.
  * @param inputs    of the model; see {@link openDataset}.
  * @param modelPath beside which tokenizer and preprocessor files lie.
- * @param more      `labels` for evaluation; `pickSeed` where the samples are to be drawn, not the first ones.
+ * @param more      `labels` where accuracy counts; `pickSeed` where the samples are to be drawn, not the first ones.
  * @throws QtoolError `data`, `usage`.
  */
 export function openConfiguredData(

@@ -6,6 +6,11 @@
  */
 import type { Numbers } from './numbers.ts'
 
+/** Smallest positive value of an element type: what a probability stored as 0 is below. */
+export function leastOf(elementType: string): number {
+  return elementType === 'float16' ? 2 ** -24 : elementType === 'double' ? Number.MIN_VALUE : 2 ** -149
+}
+
 /** Largest value of a row; NaN values are passed over, −Infinity when nothing is larger. */
 function largest(values: Numbers, offset: number, classes: number): number {
   let max = Number.NEGATIVE_INFINITY

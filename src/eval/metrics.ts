@@ -6,7 +6,7 @@
 import type { FeedTensor } from '../data/modelInput.ts'
 import { QtoolError } from '../errors.ts'
 import type { OutputComparison } from '../report.ts'
-import { argmax, klOfLogits, klOfProbabilities } from './divergence.ts'
+import { argmax, klOfLogits, klOfProbabilities, leastOf } from './divergence.ts'
 import { type Numbers, numbersOf } from './numbers.ts'
 import { isDistribution, type OutputKind } from './outputKind.ts'
 import { DistributionAccumulator } from './statistics.ts'
@@ -98,9 +98,6 @@ export interface OutputBatch {
   readonly keep: Uint8Array | undefined
 }
 
-/** Smallest positive value of an element type: what a probability stored as 0 is below. */
-const LEAST: Readonly<Record<string, number>> = { float16: 2 ** -24, float: 2 ** -149, double: Number.MIN_VALUE }
-
 /** Accumulates the comparison of one output. */
 export class OutputAccumulator {
   readonly #name: string
@@ -173,7 +170,7 @@ export class OutputAccumulator {
   ): void {
     if (!this.#isScores) return
     const classes = batch.reference.dims.at(-1)!
-    const least = LEAST[batch.candidate.type]!
+    const least = leastOf(batch.candidate.type)
     for (let offset = from; offset < to; offset += classes) {
       this.#rows++
       if (argmax(reference, offset, classes) === argmax(candidate, offset, classes)) this.#agreeing++
@@ -200,6 +197,11 @@ export class OutputAccumulator {
       )
     }
     return kl
+  }
+
+  /** Mean KL of each sample, in nats; undefined where the output does not hold scores. */
+  sampleKls(): number[] | undefined {
+    return this.#isScores ? this.#kl.sampleMeans() : undefined
   }
 
   result(): OutputComparison {

@@ -8,6 +8,7 @@
  * - several outputs: the mean over them.
  */
 import type { FeedTensor } from '../data/modelInput.ts'
+import { leastOf } from './divergence.ts'
 import { expOfNonPositive } from './exponential.ts'
 import type { Numbers } from './numbers.ts'
 import {
@@ -126,11 +127,6 @@ function crossEntropyOfProbabilities(
     if (weight !== 0) cross += weight * Math.log(q)
   }
   return Math.log(sum) - cross / mass
-}
-
-/** Smallest positive value of an element type: what a probability stored as 0 is below. */
-export function leastOf(elementType: string): number {
-  return elementType === 'float16' ? 2 ** -24 : elementType === 'double' ? Number.MIN_VALUE : 2 ** -149
 }
 
 /** Σ (f − q)²; equal infinities are equal, any other value that is not finite makes it infinite. */

@@ -17,8 +17,8 @@
 import type { FeedTensor } from '../data/modelInput.ts'
 import { QtoolError } from '../errors.ts'
 import { makeRandom } from '../random.ts'
+import { leastOf } from './divergence.ts'
 import type { Numbers } from './numbers.ts'
-import { leastOf } from './outputLoss.ts'
 import { candidateNumbers, countedSpans, type ReferenceOutput, type ReferenceOutputs } from './referenceOutputs.ts'
 
 /** Classes less likely carry a share below 10⁻¹² each of the metric: left out, as their logarithms are noise. */

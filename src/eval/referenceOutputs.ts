@@ -205,7 +205,10 @@ export class ReferenceOutputs {
  * A candidate's numbers for a reference, checked to have its shape.
  * @throws QtoolError `model`
  */
-export function candidateNumbers({ name, dims, batch }: ReferenceOutput, candidate: FeedTensor): Numbers {
+export function candidateNumbers(
+  { name, dims, batch }: Pick<ReferenceOutput, 'name' | 'dims' | 'batch'>,
+  candidate: FeedTensor,
+): Numbers {
   if (dims.length === candidate.dims.length && dims.every((dim, axis) => dim === candidate.dims[axis])) {
     return numbersOf(candidate)
   }

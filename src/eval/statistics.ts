@@ -135,6 +135,11 @@ export class DistributionAccumulator {
     this.#counts.push(count)
   }
 
+  /** Mean figure of each sample; 0 for one without positions that count. */
+  sampleMeans(): number[] {
+    return this.#sums.map((sum, i) => (this.#counts[i]! > 0 ? sum / this.#counts[i]! : 0))
+  }
+
   result(): Distribution {
     const { mean, standardError } = ratioEstimate(this.#sums, this.#counts)
     if (Number.isNaN(mean)) return { mean, standardError: mean, median: mean, p95: mean, p99: mean, max: mean }

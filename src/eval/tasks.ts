@@ -157,7 +157,8 @@ export class AccuracyAccumulator {
   }
 }
 
-function hasNaN(values: Numbers, offset: number, classes: number): boolean {
+/** True when some value of a row is NaN: then it has no largest class. */
+export function hasNaN(values: Numbers, offset: number, classes: number): boolean {
   for (let i = offset; i < offset + classes; i++) if (Number.isNaN(values[i]!)) return true
   return false
 }

@@ -3,6 +3,7 @@
  * what was solved, so that later layers make up for the errors of earlier ones.
  */
 import type { CalibrationData } from '../calibration/openCalibration.ts'
+import type { Importance } from '../calibration/positionWeights.ts'
 import type { StatisticsWriter } from '../calibration/statsFile.ts'
 import type { Walk, WalkOptions } from '../calibration/walk.ts'
 import type { QuantizeConfig } from '../config.ts'
@@ -26,9 +27,14 @@ export interface CalibratedLayers {
   /** In the order of the plans. */
   readonly layers: readonly QuantizedLayerData[]
   readonly biases: readonly BiasEdit[]
+  /** Of the model's outputs, one for each held-out sample; empty where nothing was run. */
+  readonly heldOutLosses: readonly number[]
   readonly report: CalibrationReport
   readonly warnings: readonly string[]
 }
+
+/** Weights of tokens in the statistics of a layer, by the name of its constant; undefined where all count the same. */
+export type ImportanceOf = (constant: string) => Importance | undefined
 
 export interface CalibrationTask {
   readonly source: Omit<LayerSource, 'workspace'>
@@ -37,6 +43,8 @@ export interface CalibrationTask {
   readonly config: QuantizeConfig
   /** Takes a stored tensor's bytes and says where they are from now on. */
   readonly sink: (bytes: Uint8Array) => Payload
+  /** How much tokens count in a layer's statistics; undefined where all count the same. */
+  readonly importance?: ImportanceOf | undefined
 }
 
 /**

@@ -2,6 +2,7 @@
 import { checkFinite, gatherStatistics } from '../calibration/gather.ts'
 import { cutsOf, horizonOf, isSolvedAtCut, type LayerGroup } from '../calibration/groups.ts'
 import type { CalibrationData } from '../calibration/openCalibration.ts'
+import type { Importance } from '../calibration/positionWeights.ts'
 import type { StatisticsSum, StatisticsWriter } from '../calibration/statsFile.ts'
 import type { Tap } from '../calibration/taps.ts'
 import type { Walk } from '../calibration/walk.ts'
@@ -120,7 +121,9 @@ export class Calibrator {
     members: readonly Member[],
   ): Promise<DecidedGroup & { readonly positions: number }> {
     const { walk, run } = this.#parts
-    const statistics = await gatherStatistics(walk, tap, { first: 0, end: walk.fitBatches, side: 'both', run })
+    const importance = this.#importanceOf(members)
+    const range = { first: 0, end: walk.fitBatches, side: 'both' } as const
+    const statistics = await gatherStatistics(walk, tap, { ...range, run, ...(importance ? { importance } : {}) })
     await checkFinite(walk, tap, { first: walk.fitBatches, end: walk.batches.length })
     const horizon = horizonOf(this.#cuts, group.position, walk.graph.nodes.length)
     const weights = members.map(({ plan }) => plan.layer.constant.name)
@@ -137,6 +140,13 @@ export class Calibrator {
     } finally {
       await judge.close()
     }
+  }
+
+  /** Weights of tokens, where all members have the same: statistics are those of the tensor that they all read. */
+  #importanceOf(members: readonly Member[]): Importance | undefined {
+    const all = members.map(({ plan }) => this.#parts.importance?.(plan.layer.constant.name))
+    const [first] = all
+    return all.every((other) => other?.(0) === first?.(0)) ? first : undefined
   }
 
   async #solveAhead(
@@ -175,6 +185,7 @@ export class Calibrator {
     return {
       layers: solved.layers(plans),
       biases: solved.biases(),
+      heldOutLosses: outputs.losses(),
       report: {
         source: data.source,
         samples: samplesOf(batches),

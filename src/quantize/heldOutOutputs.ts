@@ -1,6 +1,6 @@
 /** @file How far the quantized network's outputs are from the float network's on the samples held out of calibration. */
 import type { FeedTensor } from '../data/modelInput.ts'
-import { OutputAccumulator } from '../eval/metrics.ts'
+import { OutputAccumulator, samplesOf } from '../eval/metrics.ts'
 import { numbersOf } from '../eval/numbers.ts'
 import { outputKind } from '../eval/outputKind.ts'
 import type { CalibrationReport } from '../report.ts'
@@ -18,6 +18,8 @@ export interface ComparedBatch {
 /** Collects the comparison batch by batch. */
 export class HeldOutOutputs {
   readonly #outputs = new Map<string, OutputAccumulator>()
+  readonly #losses = new Map<string, readonly number[]>()
+  readonly #integers = new Set<string>()
 
   add(name: string, { float, quantized, count, numbers, weights }: ComparedBatch): void {
     const [batch = 1, sequence = 1] = float.dims
@@ -36,10 +38,29 @@ export class HeldOutOutputs {
         largestLabel: undefined,
         logits: 'auto',
       } as const
-      output = new OutputAccumulator(name, outputKind(evidence))
+      const kind = outputKind(evidence)
+      if (kind === 'integers') this.#integers.add(name)
+      output = new OutputAccumulator(name, kind)
       this.#outputs.set(name, output)
     }
     output.add({ reference: float, candidate: quantized, count, start: numbers[0] ?? 0, keep })
+    const before = this.#losses.get(name) ?? []
+    const own =
+      output.sampleKls()?.slice(-samplesOf({ reference: float, count })) ??
+      relativeErrors(float, quantized, count, keep)
+    // An output without a batch axis says the same of all samples of the batch.
+    const losses = own.length === count ? own : Array.from({ length: count }, () => own[0]!)
+    this.#losses.set(name, [...before, ...losses])
+  }
+
+  /**
+   * Loss of each sample, the mean over the outputs: KL in nats where they hold scores, the relative squared error elsewhere;
+   * whole numbers count only where there is nothing else. Runs on the same samples can be compared pair by pair.
+   */
+  losses(): number[] {
+    const floats = [...this.#losses].filter(([name]) => !this.#integers.has(name))
+    const all = (floats.length > 0 ? floats : [...this.#losses]).map(([, losses]) => losses)
+    return (all[0] ?? []).map((_, sample) => all.reduce((sum, own) => sum + own[sample]!, 0) / all.length)
   }
 
   results(): CalibrationReport['outputs'] {
@@ -48,4 +69,32 @@ export class HeldOutOutputs {
       return { output: name, sqnr, kl: kl?.mean }
     })
   }
+}
+
+/** Σ(f − q)² / Σf² of each sample, over positions that count. */
+function relativeErrors(
+  float: FeedTensor,
+  quantized: FeedTensor,
+  count: number,
+  keep: Uint8Array | undefined,
+): number[] {
+  const [reference, candidate] = [numbersOf(float), numbersOf(quantized)]
+  const samples = samplesOf({ reference: float, count })
+  const perSample = reference.length / samples
+  const width = keep ? reference.length / keep.length : perSample
+  return Array.from({ length: samples }, (_, sample) => {
+    let error = 0
+    let norm = 0
+    for (let i = sample * perSample; i < (sample + 1) * perSample; i++) {
+      if (keep?.[Math.floor(i / width)] === 0) continue
+      // Equal infinities, as masks have them, are no difference.
+      if (reference[i]! === candidate[i]!) {
+        if (Number.isFinite(reference[i]!)) norm += reference[i]! ** 2
+        continue
+      }
+      error += (reference[i]! - candidate[i]!) ** 2
+      norm += reference[i]! ** 2
+    }
+    return norm > 0 ? error / norm : error
+  })
 }

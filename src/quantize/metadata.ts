@@ -1,5 +1,5 @@
 /** @file What a written model says of how it was made, in its `metadata_props`. The same input gives the same bytes. */
-import type { QuantizeConfig } from '../config.ts'
+import { isCalibrated, type QuantizeConfig } from '../config.ts'
 import { METADATA, type PlanEntry } from '../onnx/metadata.ts'
 import { type ModelProto, makeMetadata } from '../onnx/proto.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
@@ -19,16 +19,26 @@ export interface GridChoice {
 function shapingOptions(config: QuantizeConfig): Partial<QuantizeConfig> {
   const { bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed } = config
   const own = { bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed }
-  if (method !== 'gptq') return own
+  if (!isCalibrated(method)) return own
   const { damping } = config
   // Without data, what is said of them are defaults that nothing came from.
-  return config.data.length > 0 ? { ...own, damping, ...samplingOptions(config) } : { ...own, damping }
+  if (config.data.length === 0) return { ...own, damping }
+  return { ...own, damping, ...samplingOptions(config), ...rsqSettings(config) }
 }
 
 /** Which samples, and how they became inputs. */
 function samplingOptions(config: QuantizeConfig): Partial<QuantizeConfig> {
   const { samples, holdout, select, seqLen, rename, set, normalize, imageSize, layout } = config
   return { samples, holdout, select, seqLen, rename, set, normalize, imageSize, layout }
+}
+
+/** Which rotations are tried and how tokens are weighed; what came of it follows from these. */
+export function rsqSettings(config: QuantizeConfig): Partial<QuantizeConfig> {
+  if (config.method !== 'rsq') return {}
+  const { rotation, rotationSeeds, onlineRotation, tokenImportance, roll } = config
+  const { importanceMin, importanceExponent, importanceLength, importanceQuantile } = config
+  const importance = { importanceMin, importanceExponent, importanceLength, importanceQuantile }
+  return { rotation, rotationSeeds, onlineRotation, tokenImportance, roll, ...importance }
 }
 
 /**

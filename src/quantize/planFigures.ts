@@ -1,7 +1,7 @@
 /** @file What a plan comes to in bits and bytes, before any weight is quantized: the figures that budgets are held to. */
 import { expectedError } from '../bitalloc/candidates.ts'
 import { analyseMainGraph } from '../calibration/mainGraph.ts'
-import type { QuantizeConfig } from '../config.ts'
+import { isCalibrated, type QuantizeConfig } from '../config.ts'
 import type { Layers } from '../onnx/layers.ts'
 import type { OnnxModel } from '../onnx/model.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
@@ -45,7 +45,7 @@ export function planFigures(
 ): PlanFigures {
   // Corrected biases may come on top.
   const layers = plans.map(({ layer }) => layer)
-  const biases = config.method === 'gptq' ? plannedBiases(analyseMainGraph(found.index), layers) : []
+  const biases = isCalibrated(config.method) ? plannedBiases(analyseMainGraph(found.index), layers) : []
   const planned = plans.map((plan) => plannedLayer(plan, plan.symmetric === 'yes'))
   const built = buildOutput(model, planned, biases, target, config, plannedProvenance(model))
   const { totalBytes: outputBytes } = outputSize(built.model, model, config.externalData)

@@ -15,6 +15,7 @@ import type {
   LeftAlone,
   QuantizedLayer,
   QuantizeReport,
+  RsqReport,
   VerifiedLayer,
 } from '../report.ts'
 import { SCHEMA_VERSION } from '../report.ts'
@@ -95,6 +96,7 @@ export interface QuantizeOutcome {
   readonly allocation: AllocationReport | undefined
   /** Undefined without calibration data. */
   readonly calibration: CalibrationReport | undefined
+  readonly rsq: RsqReport | undefined
   readonly sha256: readonly { readonly path: string; readonly sha256: string }[]
   readonly output: FileSizes
   readonly verified: readonly VerifiedLayer[] | undefined
@@ -131,6 +133,7 @@ export function quantizeReport(outcome: QuantizeOutcome, config: QuantizeConfig,
     },
     allocation: outcome.allocation,
     calibration: outcome.calibration,
+    rsq: outcome.rsq,
     verified: outcome.verified,
     seconds: outcome.seconds,
     warnings: outcome.warnings,

@@ -93,6 +93,7 @@ export async function layersFromStatistics(task: CalibrationTask, run: RunOption
     return {
       layers: solved.layers(plans),
       biases: solved.biases(),
+      heldOutLosses: [],
       report: {
         source: config.stats.join(', '),
         samples: fingerprints.reduce((sum, { samples, heldOut }) => sum + samples + heldOut, 0),

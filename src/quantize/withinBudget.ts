@@ -1,12 +1,12 @@
 /** @file Plans and quantizes until what comes out keeps the budget. */
 import type { CalibrationData } from '../calibration/openCalibration.ts'
-import type { QuantizeConfig } from '../config.ts'
-import type { Layers } from '../onnx/layers.ts'
+import { isCalibrated, type QuantizeConfig } from '../config.ts'
 import type { RunOptions } from '../progress.ts'
 import type { CalibrationReport } from '../report.ts'
 import type { BiasEdit } from './biasEdits.ts'
 import { buildOutput } from './buildOutput.ts'
 import { calibrate, dropCheckpoint } from './calibrate.ts'
+import type { CalibrationTask } from './calibratedLayers.ts'
 import { outputSize } from './outputSize.ts'
 import { plannedProvenance } from './planFigures.ts'
 import type { ModelPlan } from './planModel.ts'
@@ -44,8 +44,7 @@ const UNCALIBRATED = { biases: [], report: undefined, warnings: [] } as const
  * @throws QtoolError `infeasible` when no candidate is left.
  */
 export async function quantizeWithinBudget(
-  source: Omit<LayerSource, 'workspace'>,
-  found: Layers,
+  { source, found, importance }: Pick<CalibrationTask, 'source' | 'found' | 'importance'>,
   config: QuantizeConfig,
   output: Output,
   data: CalibrationData | undefined,
@@ -60,10 +59,9 @@ export async function quantizeWithinBudget(
     const { sink } = output
     // Statistics are those of the float network, whatever the plan: the first pass has written them.
     const own = data && rejected.length > 0 ? { ...config, stats: [] } : config
-    const made =
-      config.method === 'gptq'
-        ? await calibrate({ source, found, plans, config: own, sink }, data, output.temporaries, run)
-        : { ...UNCALIBRATED, layers: await quantizeLayers(source, plans, config, sink, run) }
+    const made = isCalibrated(config.method)
+      ? await calibrate({ source, found, importance, plans, config: own, sink }, data, output.temporaries, run)
+      : { ...UNCALIBRATED, layers: await quantizeLayers(source, plans, config, sink, run) }
     const { layers, biases, report, warnings } = made
     const excess = excessBytes(source, plan, made, config, output)
     if (excess <= 0) return { plan, layers, biases, calibration: report, warnings }

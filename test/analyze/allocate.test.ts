@@ -139,7 +139,7 @@ describe('the smallest allocation within a bound', () => {
       const most = game([5, 5, 5])
       for (const bound of [0.03 * most, 0.3 * most]) {
         const { limits: _, ...task } = taskOf(game, 8, { evaluate: async (options) => game(options), evaluations: 40 })
-        const { options, measured } = await smallestAllocation(task, [], bound, inOrder)
+        const { options, measured } = await smallestAllocation(task, [], { maxKl: bound }, inOrder)
         const chosen = options as number[]
         expect(measured).toBe(game(chosen))
         expect(measured).toBeLessThanOrEqual(bound)
@@ -148,7 +148,12 @@ describe('the smallest allocation within a bound', () => {
         expect(storedOf(chosen)).toBeLessThanOrEqual((inOrder ? 1.35 : 1.1) * smallest)
       }
       await expect(
-        smallestAllocation(taskOf(game, 8, { evaluate: async (options) => game(options) }), [], 1e-9, inOrder),
+        smallestAllocation(
+          taskOf(game, 8, { evaluate: async (options) => game(options) }),
+          [],
+          { maxKl: 1e-9 },
+          inOrder,
+        ),
       ).rejects.toMatchObject({ code: 'infeasible' })
     }
   })
@@ -156,9 +161,9 @@ describe('the smallest allocation within a bound', () => {
   it('keeps other limits too, and needs data', async () => {
     const game = gameOf(7, 0.2)
     const { limits, ...task } = taskOf(game, 4, { evaluate: async (options) => game(options) })
-    const { options } = await smallestAllocation(task, limits, game([5, 5, 5]), false)
+    const { options } = await smallestAllocation(task, limits, { maxKl: game([5, 5, 5]) }, false)
     expect(bitsOf(options as number[])).toBeLessThanOrEqual(4 * weights)
-    await expect(smallestAllocation({ ...task, evaluate: undefined }, [], 1, false)).rejects.toMatchObject({
+    await expect(smallestAllocation({ ...task, evaluate: undefined }, [], { maxKl: 1 }, false)).rejects.toMatchObject({
       code: 'usage',
     })
   })

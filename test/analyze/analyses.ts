@@ -51,6 +51,7 @@ export function plantedAnalysis({ game, layers, candidates, drawn = 12, sketches
     squaredError: 4 ** k * (1 + layer),
     relativeError: (4 ** k * (1 + random.uniform())) / 1000,
     outputs: { mean: (4 ** k * (1 + random.uniform())) / 3000, standardError: null },
+    labels: { mean: (4 ** k * (((7 * layer + 3 * k) % 5) - 1)) / 5000, standardError: 0.01 },
     proxy: layer === 0 ? null : (4 ** k * (1 + random.uniform())) / 2000,
     loss: { mean: game(none().with(layer, k)), standardError: k ? random.uniform() : null },
   })
@@ -74,6 +75,7 @@ export function plantedAnalysis({ game, layers, candidates, drawn = 12, sketches
     fingerprint: { model: 'aa', data: 'bb', settings: '{"seed":0,"seqLen":256}' },
     metric: 'kl',
     samples: { fitted: 20, heldOut: 5 },
+    accuracy: { samples: 4, floatRight: 3 },
     sensitivities: [...SENSITIVITIES],
     shard: null,
     layerCount: layers,

@@ -143,6 +143,12 @@ async function outputsOf(bytes: Uint8Array, data: CalibrationData) {
   return results
 }
 
+/** Outputs of the changed model for each held-out sample by itself, in their order, with the numbers of the samples in the data. */
+export async function heldOutScores(proto: ModelProto, data: CalibrationData, changes: readonly Change[]) {
+  const rows = await outputsOf(edited(proto, changes), data)
+  return rows.map(({ values }, i) => ({ values, number: data.held.order[i]! }))
+}
+
 /**
  * The mean over held-out samples of KL(softmax of the model ‖ softmax of the changed one), or of the squared error over the
  * squares; rows that are padding do not count.

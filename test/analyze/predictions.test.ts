@@ -51,7 +51,7 @@ describe('agreement', () => {
       const predicted = analysis.configurations.map(({ choice }) => predict(analysis, sensitivity, choice))
       expect(spearman).toBeCloseTo(spearmanByCounting(predicted, measured), 10)
       const residual = measured.reduce((sum, m, i) => sum + (m - predicted[i]!) ** 2, 0)
-      if (['mse', 'proxy', 'outputs', 'lim', 'zd'].includes(sensitivity)) expect(rSquared).toBeUndefined()
+      if (['mse', 'proxy', 'outputs', 'labels', 'lim', 'zd'].includes(sensitivity)) expect(rSquared).toBeUndefined()
       else expect(rSquared).toBeCloseTo(1 - residual / total, 8)
     }
   })
@@ -70,9 +70,12 @@ describe('agreement', () => {
       'mse',
       'proxy',
       'outputs',
+      'labels',
     ])
     const few = agreements({ ...analysis, levels: null, blocks: null, pairs: null })
-    expect(few.map(({ sensitivity }) => sensitivity)).toEqual(['kl', 'hessian', 'pairwise', 'mse', 'proxy', 'outputs'])
+    expect(few.map(({ sensitivity }) => sensitivity)).toEqual([
+      ...['kl', 'hessian', 'pairwise', 'mse', 'proxy', 'outputs', 'labels'],
+    ])
   })
 
   test('is undefined where it means nothing', () => {

@@ -116,6 +116,10 @@ describe('flags of quantize', () => {
         '/mlp/',
         '--max-kl',
         '0.01',
+        '--max-drop',
+        '0.1%',
+        '--labels',
+        'l.npz:y',
       ],
       ...[
         '--max-latency',
@@ -142,6 +146,8 @@ describe('flags of quantize', () => {
       analysis: 'a.json',
       tie: ['*/attn/*', '/mlp/'],
       maxKl: 0.01,
+      maxDrop: 0.001,
+      labels: 'l.npz:y',
       maxLatency: '0.7x',
       latency: 'l',
       positions: 16,
@@ -151,6 +157,28 @@ describe('flags of quantize', () => {
     })
     const planned = await understood('quantize', 'm', '-o', 'o', '--plan', 'p.json', '--layer', 'h=8')
     expect(planned.config).toMatchObject({ plan: 'p.json', solver: 'uniform', layers: [{ pattern: 'h', bits: 8 }] })
+  })
+
+  it('say how to rotate and how tokens count, every one of them', async () => {
+    const { config } = await understood(
+      ...['quantize', 'm.onnx', '-o', 'o.onnx', '--data', 'x', '--method', 'rsq', '--rotation', 'on'],
+      ...['--rotation-seeds', '8', '--online-rotation', '--token-importance', 'first-last', '--importance-min', '0.1'],
+      ...['--importance-exponent', '2', '--importance-length', 'sqrt', '--importance-quantile', '0.95', '--roll', '4'],
+    )
+    expect(config).toEqual({
+      ...QUANTIZE_DEFAULTS,
+      data: ['x'],
+      method: 'rsq',
+      rotation: 'on',
+      rotationSeeds: 8,
+      onlineRotation: true,
+      tokenImportance: 'first-last',
+      importanceMin: 0.1,
+      importanceExponent: 2,
+      importanceLength: 'sqrt',
+      importanceQuantile: 0.95,
+      roll: 4,
+    })
   })
 
   it('take a budget that starts with a dash', async () => {
@@ -192,6 +220,11 @@ describe('flags of quantize', () => {
     [['m.onnx', '-o', 'o.onnx', '--solver', 'greedy'], '--solver: wanted one of uniform, ilp, dp, bisection', ''],
     [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--max-kl', '0'], '--max-kl: wanted a number above 0', ''],
     [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--max-latency', '70%'], "latency '70%': wanted a ratio", '0.7x'],
+    [['m.onnx', '-o', 'o.onnx', '--method', 'rsq'], 'method rsq needs calibration data', '--data PATH'],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--rotation', 'auto'], 'rotation is given without', '--method rsq'],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--method', 'rsq', '--holdout', '0'], 'nothing held out', '--holdout'],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--method', 'rsq', '--roll', '0'], '--roll: wanted an integer', ''],
+    [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--method', 'rsq', '--roll', 'x'], '--roll: wanted a number', ''],
     [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--tie', '/(/'], 'not a regular expression', 'glob'],
     [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--tie', ''], "--tie: wanted a text, found ''", ''],
     [['m.onnx', '-o', 'o.onnx', '--data', 'x', '--evaluations', '-1'], '--evaluations: wanted an integer from 0', ''],
@@ -454,6 +487,21 @@ describe('a configuration file', () => {
     const rounded = configFile({ method: 'rtn', bits: 3 })
     const { config } = await understood('quantize', 'm', '-o', 'o', '--config', rounded, '--data', 'd')
     expect(config).toEqual({ ...QUANTIZE_DEFAULTS, bits: 3, method: 'gptq', data: ['d'] })
+  })
+
+  it('keeps rsq for other data, and gives way to another method', async () => {
+    const own = { rotation: 'on', rotationSeeds: 8, onlineRotation: true, tokenImportance: 'none', roll: 2 }
+    const weights = { importanceMin: 0.1, importanceExponent: 2, importanceLength: 'sqrt', importanceQuantile: 0.9 }
+    const path = configFile({ method: 'rsq', data: ['d'], bits: 3, ...own, ...weights })
+    const resolved = (...flags: string[]) => understood('quantize', 'm', '-o', 'o', '--config', path, ...flags)
+    const common = { ...QUANTIZE_DEFAULTS, bits: 3 }
+    const rsq = { ...common, method: 'rsq', ...own, ...weights }
+    expect((await resolved('--data', 'e')).config).toEqual({ ...rsq, data: ['e'] })
+    expect((await resolved('--rotation', 'off')).config).toMatchObject({ rotation: 'off', rotationSeeds: 8 })
+    expect((await resolved('--method', 'rsq')).config).toEqual({ ...rsq, data: [join(FOLDER, 'd')] })
+    const gptq = await resolved('--method', 'gptq')
+    expect(gptq.config).toEqual({ ...common, method: 'gptq', data: [join(FOLDER, 'd')] })
+    expect((await resolved('--method', 'rtn')).config).toEqual({ ...common, method: 'rtn' })
   })
 
   it('gives way to a width, a plan, a limit, or one width for all', async () => {

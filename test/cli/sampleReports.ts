@@ -101,6 +101,7 @@ export const QUANTIZE_REPORT: QuantizeReport = {
   totals: { weights: 1_787_904, meanBits: 4, bitsPerWeight: 4.625, relativeError: 0.00624, ratio: 2.1 / 9 },
   allocation: undefined,
   calibration: undefined,
+  rsq: undefined,
   verified: [{ name: LONG_NAME, representation: 'MatMulNBits', largestDifference: 3e-7, tolerance: 1e-4 }],
   seconds: 1.25,
   warnings: ["layer pattern '*nothing*' matches no layer"],

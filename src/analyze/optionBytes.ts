@@ -1,0 +1,51 @@
+/** @file Bytes of whole configurations, and what of them lies around the weights. */
+import type { Item } from './allocationProblem.ts'
+import type { LayerOptions } from './measuredLayers.ts'
+
+/** Options per layer; undefined for a layer that stays as it is. */
+type Options = readonly (number | undefined)[]
+
+/**
+ * About how many bytes the nodes and names around a layer take at each option more than at the width that has the fewest:
+ * what the whole file has besides weights, with all layers at one width, shared among them.
+ * @returns [layer][option], whole and ≥ 0.
+ */
+export function bytesAround(
+  layers: readonly LayerOptions[],
+  items: readonly Item[],
+  bytes: (options: Options) => number,
+): number[][] {
+  const widths = [...new Set(layers.flatMap(({ options }) => options.map(({ plan }) => plan.bits)))]
+  const free = items.flatMap((item) => (item.allowed.length > 1 ? item.layers : []))
+  const least = leastOptions(layers, items)
+  const others = widths.map((width) => {
+    const all = least.map((own, l) => {
+      const option = free.includes(l) ? layers[l]!.options.findIndex(({ plan }) => plan.bits === width) : -1
+      return option < 0 ? own : option
+    })
+    return bytes(all) - storedBytes(layers, all)
+  })
+  const fewest = Math.min(...others)
+  const each = others.map((other) => Math.floor((other - fewest) / Math.max(1, free.length)))
+  return layers.map(({ options }) => options.map(({ plan }) => each[widths.indexOf(plan.bits)]!))
+}
+
+/** The smallest option of each item. */
+export function leastOptions(layers: readonly LayerOptions[], items: readonly Item[]): (number | undefined)[] {
+  const least = new Array<number | undefined>(layers.length).fill(undefined)
+  for (const { layers: own, allowed } of items) {
+    for (const layer of own) {
+      const { options } = layers[layer]!
+      least[layer] = allowed.reduce((a, b) => (options[b]!.storedBytes < options[a]!.storedBytes ? b : a))
+    }
+  }
+  return least
+}
+
+/** Of the weights alone. */
+export function storedBytes(layers: readonly LayerOptions[], options: readonly (number | undefined)[]): number {
+  return layers.reduce((sum, layer, i) => {
+    const option = options[i]
+    return option === undefined ? sum : sum + layer.options[option]!.storedBytes
+  }, 0)
+}
