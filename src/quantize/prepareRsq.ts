@@ -23,7 +23,15 @@ import { studentScores } from '../rsq/studentScores.ts'
 import { groupedLayers } from './layerGroups.ts'
 import { openNetworkWalk } from './networkWalk.ts'
 import { type RotationPart, rotationParts } from './rotationParts.ts'
-import { compareLosses, heldOutLosses, meanOf, roundingLoss, type TrialSetting, type Variant } from './variants.ts'
+import {
+  compareLosses,
+  heldOutLosses,
+  meanOf,
+  roundingLoss,
+  type TrialSetting,
+  trialWidth,
+  type Variant,
+} from './variants.ts'
 
 export interface RsqSetting extends TrialSetting {
   /** Names a place for a rotated model. */
@@ -202,6 +210,7 @@ class Preparation {
       const loss = meanOf(this.#losses)
       const none = { difference: undefined, change: undefined, standardError: undefined }
       this.#trials.push({ name: 'as it is', loss, ...none, kept: true })
+      this.#notes.push(`trials are calibrated with ${trialWidth(this.#best, this.#setting.config)}`)
     }
     this.#trials.push({ name, difference, loss: meanOf(losses), change, standardError, kept: isBetter })
     if (!isBetter) return false

@@ -2,6 +2,7 @@
  * @file Forms of a model that compute the same, and ways to weigh its tokens: which of them quantizes best is found out by
  * calibrating each at one width and comparing the outputs on held-out samples.
  */
+import { isSolvedAtCut } from '../calibration/groups.ts'
 import type { CalibrationData } from '../calibration/openCalibration.ts'
 import type { QuantizeConfig } from '../config.ts'
 import type { Layers } from '../onnx/layers.ts'
@@ -69,7 +70,7 @@ export async function roundingLoss({ model, found }: Variant, setting: TrialSett
   })
   try {
     for (const group of grouped.groups) {
-      await walk.advance(group.position)
+      if (isSolvedAtCut(group)) await walk.advance(group.position)
       for (const { layer } of group.members) {
         if (!isFeedable(layer)) continue
         const { rounded } = await readMember({ ...source, model }, planOf.get(layer)!, undefined, run.signal)
@@ -83,10 +84,16 @@ export async function roundingLoss({ model, found }: Variant, setting: TrialSett
   return meanOf(outputs.losses())
 }
 
-/** One width for all layers: the budget's where one width can keep it. */
+/** One width for all layers: the best that keeps the first of the budgets; that of the defaults where there is none. */
 function uniformConfig(config: QuantizeConfig): QuantizeConfig {
-  const { budget } = config
-  return { ...config, solver: 'uniform', budget: budget?.includes(',') ? undefined : budget, dryRun: true }
+  const [budget] = config.budget?.split(',') ?? []
+  return { ...config, solver: 'uniform', budget, dryRun: true }
+}
+
+/** The width and group size of all layers in trials of a variant, in words. */
+export function trialWidth({ model, found }: Variant, config: QuantizeConfig): string {
+  const { bits, groupSize } = planModel(model, found, uniformConfig(config)).settled
+  return `${bits} bits, ${groupSize === 'channel' ? 'one scale per output' : `groups of ${groupSize}`}`
 }
 
 /** How a trial did beside another one on the same samples. */

@@ -37,7 +37,8 @@ describe('a transformer in a bad basis', () => {
     // What was kept last is what the run comes to.
     const last = trialsOf(report).findLast(({ kept }) => kept)!
     expect(report.calibration!.outputs[0]!.kl).toBeCloseTo(last.loss!, 9)
-    expect(report.rsq).toMatchObject({ importance: undefined, refused: [], notes: [] })
+    const notes = ['trials are calibrated with 3 bits, one scale per output']
+    expect(report.rsq).toMatchObject({ importance: undefined, refused: [], notes })
   })
 
   it('is calibrated within a mixed budget', async () => {
