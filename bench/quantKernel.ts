@@ -9,7 +9,7 @@
 import { availableParallelism } from 'node:os'
 import { gridCandidates } from '../src/quant/candidates.ts'
 import { floatsToHalfBytes, packBlocks, packZeroPoints } from '../src/quant/pack.ts'
-import { BITS, type QuantizedWeight } from '../src/quant/quantizedWeight.ts'
+import { BITS, type GridWeight } from '../src/quant/quantizedWeight.ts'
 import { quantizeTensor } from '../src/quant/quantizeTensor.ts'
 import { relativeErrors } from '../src/quant/relativeErrors.ts'
 import type { StoredWeight } from '../src/quant/storedWeight.ts'
@@ -44,7 +44,7 @@ async function time(stage: string, run: () => unknown): Promise<void> {
 
 console.log(`${threads} threads, ${tensors} × [1, ${SIDE}, ${SIDE}] float32, 4 bits, groups of 32`)
 const workspace = new Workspace()
-let last: QuantizedWeight | undefined
+let last: GridWeight | undefined
 const quantize = async (method: 'auto' | 'rtn', symmetric: 'auto' | 'yes' | 'no') => {
   const result = await quantizeTensor(
     weight,

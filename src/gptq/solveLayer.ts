@@ -3,7 +3,7 @@
  * tr((W* − Ŵ)·H_d·(W* − Ŵ)ᵀ). Static grids, the column recurrence of GPTQ (Frantar et al., 2022) in Babai's form,
  * coordinate descent, and grids refitted for the codes that were found. No step raises J.
  */
-import type { QuantizedWeight } from '../quant/quantizedWeight.ts'
+import type { GridWeight } from '../quant/quantizedWeight.ts'
 import { lossOf, startDescent, sweep } from './descent.ts'
 import { groupsFitBlocks, total } from './layer.ts'
 import { refitLongGroups } from './longGroups.ts'
@@ -12,7 +12,7 @@ import { type LayerProblem, type SolverOptions, startLayer } from './startLayer.
 
 export interface Solution {
   /** Its arrays lie in shared memory. */
-  readonly weight: QuantizedWeight
+  readonly weight: GridWeight
   /** J in the end. */
   readonly loss: number
   /** What each row adds to it, [N]. Comparable between solutions for one target and one H_d, whatever their orders and grids. */

@@ -15,7 +15,7 @@ interface QuantizeJob {
   readonly weight: StoredWeight
   readonly groupSize: number
   readonly spec: GridSpec
-  /** As in QuantizedWeight, which they become. */
+  /** As in GridWeight, which they become. */
   readonly codes: Uint8Array
   readonly scales: Float32Array
   readonly zeroPoints: Uint8Array | undefined

@@ -5,7 +5,7 @@
  * constant subgraphs unpack).
  */
 import { floatToHalf } from './float16.ts'
-import type { QuantizedWeight } from './quantizedWeight.ts'
+import type { GridWeight } from './quantizedWeight.ts'
 import { groupsPerRow, symmetricZeroPoint } from './quantizedWeight.ts'
 
 /** Width of a packed field in bits. */
@@ -66,7 +66,7 @@ function kernelWidth(bits: number): FieldWidth {
  * stands for 0.
  * @throws RangeError when bits is not 2, 4 or 8, or a block is not a whole number of bytes.
  */
-export function packBlocks(weight: QuantizedWeight): Uint8Array {
+export function packBlocks(weight: GridWeight): Uint8Array {
   const { rows, cols, groupSize, codes, zeroPoints } = weight
   const width = kernelWidth(weight.bits)
   if ((groupSize * width) % 8) throw new RangeError(`groupSize: want whole bytes at ${width} bits, got ${groupSize}`)
@@ -87,7 +87,7 @@ export function packBlocks(weight: QuantizedWeight): Uint8Array {
  * MatMulNBits' zero points: uint8 [rows, ⌈groups · bits / 8⌉].
  * @throws RangeError when bits is not 2, 4 or 8, or the weight has no zero points.
  */
-export function packZeroPoints(weight: QuantizedWeight): Uint8Array {
+export function packZeroPoints(weight: GridWeight): Uint8Array {
   const { rows, cols, groupSize, zeroPoints } = weight
   if (!zeroPoints) throw new RangeError('zeroPoints: want one per group, got none (symmetric grid)')
   return packRows(zeroPoints, rows, groupsPerRow(cols, groupSize), kernelWidth(weight.bits))

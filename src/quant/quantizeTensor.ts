@@ -1,12 +1,12 @@
 /**
- * @file A stored weight tensor to a QuantizedWeight: candidates are compared on a sample of the groups, the winner does
+ * @file A stored weight tensor to a GridWeight: candidates are compared on a sample of the groups, the winner does
  * the whole tensor.
  */
 import type { KernelPool } from '../threads/pool.ts'
 import { type GridCandidate, sampleStride } from './candidates.ts'
 import type { GridMethod } from './grid.ts'
 import { kernelTask, sumsOf } from './kernel.ts'
-import type { Bits, GridScheme, QuantizedWeight, ScaleType } from './quantizedWeight.ts'
+import type { Bits, GridScheme, GridWeight, ScaleType } from './quantizedWeight.ts'
 import { groupsPerRow } from './quantizedWeight.ts'
 import { checkStoredWeight, findNonFinite, rowsOf, type StoredWeight } from './storedWeight.ts'
 import { Workspace } from './workspace.ts'
@@ -25,7 +25,7 @@ export interface TensorOptions {
 
 export interface QuantizedTensor {
   /** [outer · inner, reduction]; its arrays lie in shared memory. */
-  readonly weight: QuantizedWeight
+  readonly weight: GridWeight
   readonly scheme: GridScheme
   readonly method: GridMethod
   /** Σ (ŵ − w)² and Σ w² over the whole tensor, w in float32 after the multiplier. */

@@ -1,8 +1,9 @@
 /**
- * @file What a quantized weight is: integer codes on per-group uniform grids.
+ * @file What a quantized weight is: integer codes on per-group uniform grids, or indices into tables.
  *
- * real(r, k) = float32((code(r, k) − zeroPoint(r, g)) · scale(r, g)),  g = ⌊k / groupSize⌋.
+ * On grids, real(r, k) = float32((code(r, k) − zeroPoint(r, g)) · scale(r, g)),  g = ⌊k / groupSize⌋.
  */
+import { type CodebookWeight, decodeRow } from './codebookWeight.ts'
 
 /** Widths of a code that qtool can write, in bits. */
 export type Bits = 2 | 3 | 4 | 5 | 6 | 8
@@ -14,7 +15,10 @@ export type GridScheme = 'symmetric' | 'symmetric-full' | 'asymmetric'
 /** Bits on disk of one scale. float32 is used only where float16 would overflow or lose precision. */
 export type ScaleType = 'float16' | 'float32'
 
-export interface QuantizedWeight {
+/** A weight as the file stores it. */
+export type QuantizedWeight = GridWeight | CodebookWeight
+
+export interface GridWeight {
   /** Output rows N. */
   readonly rows: number
   /** Input columns K. */
@@ -29,6 +33,10 @@ export interface QuantizedWeight {
   /** 0 … 2^bits − 1, [rows, groups]. Undefined for symmetric grids, whose zero point is 2^(bits−1) everywhere. */
   readonly zeroPoints: Uint8Array | undefined
   readonly scaleType: ScaleType
+}
+
+export function isCodebook(weight: QuantizedWeight): weight is CodebookWeight {
+  return 'coding' in weight
 }
 
 /** Number of groups in a row. */
@@ -47,6 +55,10 @@ export function symmetricZeroPoint(bits: number): number {
  * @param into [cols], overwritten.
  */
 export function dequantizeRow(weight: QuantizedWeight, row: number, into: Float32Array): void {
+  if (isCodebook(weight)) {
+    decodeRow(weight, row, into)
+    return
+  }
   const { cols, groupSize, codes, scales, zeroPoints, bits } = weight
   const groups = groupsPerRow(cols, groupSize)
   for (let g = 0; g < groups; g++) {

@@ -9,6 +9,7 @@ import { packLayer } from '../onnx/represent/packLayer.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
 import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
 import { gridCandidates } from '../quant/candidates.ts'
+import type { QuantizedWeight } from '../quant/quantizedWeight.ts'
 import { type QuantizedTensor, quantizeTensor } from '../quant/quantizeTensor.ts'
 import { Workspace } from '../quant/workspace.ts'
 import type { LayerCalibration } from '../report.ts'
@@ -97,7 +98,13 @@ function compute(
 /** Pack a layer and hand its bytes to the sink. */
 export async function packQuantized(
   plan: LayerPlan,
-  { weight, scheme, method, squaredError, squaredNorm }: QuantizedTensor,
+  {
+    weight,
+    scheme,
+    method,
+    squaredError,
+    squaredNorm,
+  }: Omit<QuantizedTensor, 'weight'> & { readonly weight: QuantizedWeight },
   config: QuantizeConfig,
   sink: (bytes: Uint8Array) => Payload,
 ): Promise<QuantizedLayerData> {

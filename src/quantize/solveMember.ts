@@ -5,7 +5,7 @@ import { layerHessian } from '../hessian/layerHessian.ts'
 import { LADDER_GROWTH, type Order, type PreparedHessian, prepareHessian } from '../hessian/prepare.ts'
 import type { InputStatistics } from '../hessian/statistics.ts'
 import type { GridCandidate } from '../quant/candidates.ts'
-import { dequantizeRow, groupsPerRow, type QuantizedWeight } from '../quant/quantizedWeight.ts'
+import { dequantizeRow, type GridWeight, groupsPerRow, type QuantizedWeight } from '../quant/quantizedWeight.ts'
 import type { Products } from '../runtime/products.ts'
 import type { KernelPool } from '../threads/pool.ts'
 import type { Member } from './members.ts'
@@ -127,7 +127,7 @@ export async function solveMember(
   const centred = candidate.centred && member.site !== undefined
   const grids = [member.grid, ...candidate.grids.filter((grid) => isOther(grid, member.grid))]
   const solve = async (scaleType: 'auto' | 'float32') => {
-    const parts: QuantizedWeight[] = []
+    const parts: GridWeight[] = []
     for (const { block, first, count } of partsOf(hessians.blocks, perBlock, cols)) {
       const own = rows.subarray(first * cols, (first + count) * cols)
       let target: Float32Array | undefined
@@ -206,7 +206,7 @@ function takeBetterRowsInPlace(best: Solution, other: Solution): void {
   })
 }
 
-function joinRows(parts: readonly QuantizedWeight[]): QuantizedWeight {
+function joinRows(parts: readonly GridWeight[]): GridWeight {
   const [first] = parts
   if (parts.length === 1) return first!
   const rows = parts.reduce((sum, part) => sum + part.rows, 0)

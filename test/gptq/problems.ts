@@ -1,7 +1,7 @@
 /** @file Seeded layers with correlated inputs for the tests of Hessians and the solver. */
 import type { LayerProblem, SolverOptions } from '../../src/gptq/startLayer.ts'
 import { type Order, type PreparedHessian, prepareHessian } from '../../src/hessian/prepare.ts'
-import { groupsPerRow, type QuantizedWeight } from '../../src/quant/quantizedWeight.ts'
+import { type GridWeight, groupsPerRow } from '../../src/quant/quantizedWeight.ts'
 import { makeRandom } from '../../src/random.ts'
 import { openProducts } from '../../src/runtime/products.ts'
 import { createPool } from '../../src/threads/pool.ts'
@@ -71,7 +71,7 @@ export async function problem(
 }
 
 /** The grid of every column of a row. */
-export function gridsOf(weight: QuantizedWeight, row: number): ColumnGrid[] {
+export function gridsOf(weight: GridWeight, row: number): ColumnGrid[] {
   const groups = groupsPerRow(weight.cols, weight.groupSize)
   return Array.from({ length: weight.cols }, (_, k) => {
     const at = row * groups + Math.floor(k / weight.groupSize)

@@ -1,6 +1,6 @@
 import { expect, test } from 'vitest'
 import { solveLayer } from '../../src/gptq/solveLayer.ts'
-import type { QuantizedWeight } from '../../src/quant/quantizedWeight.ts'
+import type { GridWeight } from '../../src/quant/quantizedWeight.ts'
 import { dequantize } from '../../src/quant/quantizedWeight.ts'
 import { quantizeTensor } from '../../src/quant/quantizeTensor.ts'
 import { openProducts } from '../../src/runtime/products.ts'
@@ -10,7 +10,7 @@ import { store } from '../quant/weights.ts'
 import { correlated, dampedMatrix, gridsOf, means, OPTIONS, prepared, problem, rowOf, weights } from './problems.ts'
 
 const FULL = { ...OPTIONS, descentSweeps: 3, refits: 2 }
-const plain = ({ codes, scales, zeroPoints }: QuantizedWeight) => ({
+const plain = ({ codes, scales, zeroPoints }: GridWeight) => ({
   codes: [...codes],
   scales: [...scales],
   zeroPoints: [...(zeroPoints ?? [])],

@@ -12,12 +12,12 @@ import {
   packRows,
   packZeroPoints,
 } from '../../src/quant/pack.ts'
-import type { QuantizedWeight } from '../../src/quant/quantizedWeight.ts'
+import type { GridWeight } from '../../src/quant/quantizedWeight.ts'
 
 const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex')
 const u8 = (...values: number[]) => Uint8Array.from(values)
 
-function weightOf(fields: Partial<QuantizedWeight> & Pick<QuantizedWeight, 'codes' | 'bits'>): QuantizedWeight {
+function weightOf(fields: Partial<GridWeight> & Pick<GridWeight, 'codes' | 'bits'>): GridWeight {
   return {
     rows: 1,
     cols: fields.codes.length,
