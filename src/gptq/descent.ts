@@ -1,12 +1,13 @@
 /** @file Sweeps of coordinate descent over a whole layer, block by block. */
 
+import type { Task } from '../threads/kernel.ts'
 import { descentTask } from './descentKernel.ts'
-import { descentBlock, groupsFitBlocks, type Layer, sharedFloats, total } from './layer.ts'
+import { groupsFitBlocks, type Layer, type SolvedRows, sharedFloats, total } from './layer.ts'
 import type { Means } from './recurrence.ts'
 
 /** What sweeps need beside the layer; made once for a layer. */
-export interface Descent {
-  readonly layer: Layer
+export interface Descent<L extends SolvedRows = Layer> {
+  readonly layer: L
   readonly means: Means
   /** H_d, [K, K]. */
   readonly damped: Float32Array
@@ -22,14 +23,17 @@ export interface Descent {
   readonly blockHessian: Float32Array
 }
 
-/** @param errors E of the layer as it is, which the sweeps go on writing. */
-export function startDescent(
-  layer: Layer,
+/**
+ * @param errors E of the layer as it is, which the sweeps go on writing.
+ * @param width  columns in a block.
+ */
+export function startDescent<L extends SolvedRows>(
+  layer: L,
   damped: Float32Array,
   errors: Float32Array,
   means: Means,
-  width = descentBlock(layer),
-): Descent {
+  width: number,
+): Descent<L> {
   const { rows, cols } = layer
   const norms = new Float64Array(cols)
   for (let j = 0; j < cols; j++) {
@@ -52,7 +56,7 @@ export function startDescent(
 
 /** R = E·H_d on columns [from, from + count), [N, count]. H_d is symmetric: its rows are the columns. */
 export function residualsOf(
-  { layer, means, damped, errors }: Descent,
+  { layer, means, damped, errors }: Descent<SolvedRows>,
   from: number,
   count: number,
   out: Float32Array,
@@ -88,21 +92,32 @@ function onesForms(hessian: Float32Array, count: number, groupSize: number): Flo
   return ones
 }
 
+/** A block of columns on which codes may move. */
+export interface DescentBlock {
+  /** First column of the block. */
+  readonly from: number
+  /** H_d of the block, [B, B]. */
+  readonly hessian: Float32Array
+  /** ‖H_d[:, j]‖₂ of the block's columns, [B]. */
+  readonly norms: Float64Array
+  /** R = E·H_d on the block's columns, [N, B]. */
+  readonly residuals: Float32Array
+  /** The block's errors W* − Ŵ, [B, N]; written. */
+  readonly errors: Float32Array
+}
+
 /**
- * Visit every block once. R is a fresh product at each visit, so rounding errors do not build up. The loss of no row rises.
- * @param refit refit the grids as well; only where whole groups fit a block.
- * @param search try other scales before a refit; groups of up to 64 columns.
- * @returns what changed.
+ * Visit every block once. R is a fresh product at each visit, so rounding errors do not build up.
+ * @param taskOf what is done on a block; writes its errors and keeps the layer's rowLoss and rowSquares up to date.
+ * @returns what the units of all tasks left, column by column.
  */
-export async function sweep(
-  descent: Descent,
-  refit: boolean,
-  search = false,
-): Promise<{ moves: number; refits: number }> {
+export async function visitBlocks<L extends SolvedRows, Job>(
+  descent: Descent<L>,
+  taskOf: (layer: L, block: DescentBlock) => Task<Job>,
+): Promise<number[]> {
   const { layer, means, damped, errors, norms, width } = descent
-  const { rows, cols, groupSize } = layer
-  let moves = 0
-  let refits = 0
+  const { rows, cols } = layer
+  const left: number[] = []
   for (let from = 0; from < cols; from += width) {
     const count = Math.min(width, cols - from)
     const residuals = descent.blockResiduals.subarray(0, rows * count)
@@ -114,29 +129,43 @@ export async function sweep(
       const start = (from + i) * cols + from
       hessian.set(damped.subarray(start, start + count), i * count)
     }
-    const willRefit = refit && groupsFitBlocks(layer)
-    const task = descentTask({
-      layer,
-      from,
-      hessian,
-      norms: norms.subarray(from, from + count),
-      ones: willRefit ? onesForms(hessian, count, groupSize) : new Float64Array(0),
-      residuals,
-      errors: blockErrors,
-      refit: willRefit,
-      search: search && Math.min(groupSize, cols) <= LONGEST_SEARCHED,
-    })
+    const block = { from, hessian, norms: norms.subarray(from, from + count), residuals, errors: blockErrors }
+    const task = taskOf(layer, block)
     const sums = await means.pool.run(task, means.signal)
-    for (let i = 0; i < sums.length; i += task.sums) {
-      moves += sums[i]!
-      refits += sums[i + 1]!
-    }
+    sums.forEach((sum, i) => {
+      left[i % task.sums] = (left[i % task.sums] ?? 0) + sum
+    })
     errors.set(blockErrors, from * rows)
   }
-  return { moves, refits }
+  return left
+}
+
+/**
+ * Move codes to better levels and refit grids, block by block. The loss of no row rises.
+ * @param refit refit the grids as well; only where whole groups fit a block.
+ * @param search try other scales before a refit; groups of up to 64 columns.
+ * @returns what changed.
+ */
+export async function sweep(
+  descent: Descent,
+  refit: boolean,
+  search = false,
+): Promise<{ moves: number; refits: number }> {
+  const { groupSize, cols } = descent.layer
+  const willRefit = refit && groupsFitBlocks(descent.layer)
+  const [moves, refits] = await visitBlocks(descent, (layer, block) =>
+    descentTask({
+      ...block,
+      layer,
+      ones: willRefit ? onesForms(block.hessian, block.norms.length, groupSize) : new Float64Array(0),
+      refit: willRefit,
+      search: search && Math.min(groupSize, cols) <= LONGEST_SEARCHED,
+    }),
+  )
+  return { moves: moves!, refits: refits! }
 }
 
 /** Σ of the rows' losses. */
-export function lossOf(descent: Descent): number {
+export function lossOf(descent: Descent<SolvedRows>): number {
   return total(descent.layer.rowLoss)
 }

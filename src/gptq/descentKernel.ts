@@ -3,24 +3,15 @@ import { clamp, ROUNDER } from '../quant/grid.ts'
 import { symmetricZeroPoint } from '../quant/quantizedWeight.ts'
 import type { Task } from '../threads/kernel.ts'
 import { addRowInPlace, addRowsInPlace } from './addRows.ts'
+import type { DescentBlock } from './descent.ts'
 import { type Layer, rowUnits } from './layer.ts'
 import { type GroupForms, type Refit, refitGrid } from './refit.ts'
 import { type BlockRow, type Found, searchScale } from './searchGrid.ts'
 
-export interface DescentJob {
+export interface DescentJob extends DescentBlock {
   readonly layer: Layer
-  /** First column of the block. */
-  readonly from: number
-  /** H_d of the block, [B, B]. */
-  readonly hessian: Float32Array
-  /** ‖H_d[:, j]‖₂ of the block's columns, [B]. */
-  readonly norms: Float64Array
   /** 1·H·1ᵀ of each of the block's groups. */
   readonly ones: Float64Array
-  /** R = E·H_d on the block's columns, [N, B]. */
-  readonly residuals: Float32Array
-  /** The block's errors W* − Ŵ, [B, N]; written. */
-  readonly errors: Float32Array
   /** Whether the grids are refitted too; the block then consists of whole groups. */
   readonly refit: boolean
   /** Whether a refit first tries other scales. */

@@ -1,28 +1,32 @@
 /** @file The state of a layer while it is solved: in shared memory, so that worker threads read and write it in place. */
 import type { Bits, ScaleType } from '../quant/quantizedWeight.ts'
 
-/** Codes and grids change under way; everything is in the column order of the model. */
-export interface Layer {
+/** Rows under solution, whatever their values are made of; everything is in the column order of the model. */
+export interface SolvedRows {
   /** N and K. */
   readonly rows: number
   readonly cols: number
+  /** W*, [N, K]. */
+  readonly target: Float32Array
+  /** E·H_d·Eᵀ of each row, E = W* − Ŵ, kept up to date. */
+  readonly rowLoss: Float64Array
+  /** Σ E² of each row, kept up to date. */
+  readonly rowSquares: Float64Array
+}
+
+/** Rows on grids; codes and grids change under way. */
+export interface Layer extends SolvedRows {
   readonly bits: Bits
   readonly groupSize: number
   /** Groups in a row. */
   readonly groups: number
   readonly scaleType: ScaleType
-  /** W*, [N, K]. */
-  readonly target: Float32Array
   /** [N, K]. */
   readonly codes: Uint8Array
   /** [N, groups]. */
   readonly scales: Float32Array
   /** [N, groups]; undefined on symmetric grids. */
   readonly zeroPoints: Uint8Array | undefined
-  /** E·H_d·Eᵀ of each row, E = W* − Ŵ, kept up to date. */
-  readonly rowLoss: Float64Array
-  /** Σ E² of each row, kept up to date. */
-  readonly rowSquares: Float64Array
 }
 
 /** Columns that are worked on at a time: wide enough for efficient products, few enough for the second-level cache. */
@@ -43,7 +47,7 @@ export function descentBlock(layer: Layer): number {
 }
 
 /** Columns in a block of the recurrence. */
-export function recurrenceBlock(layer: Layer): number {
+export function recurrenceBlock(layer: SolvedRows): number {
   return Math.min(BLOCK, layer.cols)
 }
 

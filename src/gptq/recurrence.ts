@@ -1,9 +1,10 @@
 /** @file The column recurrence over a whole layer: blocks in the Hessian's order, what crosses blocks as one product each. */
 import type { PreparedHessian } from '../hessian/prepare.ts'
 import type { Products } from '../runtime/products.ts'
+import type { Task } from '../threads/kernel.ts'
 import type { KernelPool } from '../threads/pool.ts'
-import { type Layer, recurrenceBlock, sharedFloats } from './layer.ts'
-import { recurrenceTask } from './recurrenceKernel.ts'
+import { recurrenceBlock, type SolvedRows, sharedFloats } from './layer.ts'
+import type { RecurrenceBlock } from './recurrenceKernel.ts'
 
 /** Who computes. */
 export interface Means {
@@ -13,15 +14,17 @@ export interface Means {
 }
 
 /**
- * Decide all codes of `layer` on its present grids, in the order of the Hessian. `layer` is written: codes, rowLoss,
- * rowSquares.
+ * Decide all codes of `layer` on its present grids or tables, in the order of the Hessian. `layer` is written: codes,
+ * rowLoss, rowSquares.
+ * @param taskOf `decideColumns` on a block for all rows, with the quantizer of the layer.
  * @param width columns in a block; the codes do not depend on it but for float32 rounding in the products.
  * @returns E = W* − Ŵ, [K, N], natural order.
  */
-export async function decideInOrder(
-  layer: Layer,
+export async function decideInOrder<L extends SolvedRows, Job>(
+  layer: L,
   hessian: PreparedHessian,
   { pool, products, signal }: Means,
+  taskOf: (layer: L, block: RecurrenceBlock) => Task<Job>,
   width = recurrenceBlock(layer),
 ): Promise<Float32Array> {
   const { rows, cols } = layer
@@ -56,15 +59,14 @@ export async function decideInOrder(
       const start = (from + i) * cols + from
       block.set(factor.subarray(start, start + count), i * count)
     }
-    const job = {
-      layer,
+    const columns: RecurrenceBlock = {
       columns: permutation.subarray(from, from + count),
       factor: block.subarray(0, count * count),
       earlier,
       errors: errors.subarray(0, count * rows),
     }
-    await pool.run(recurrenceTask(job), signal)
-    decided.set(job.errors, from * rows)
+    await pool.run(taskOf(layer, columns), signal)
+    decided.set(columns.errors, from * rows)
   }
   return hessian.order === 'natural' ? decided : toNaturalOrder(decided, permutation, rows)
 }

@@ -1,12 +1,11 @@
-/** @file The column recurrence inside a block, for a range of rows: each column is rounded at its conditional optimum. */
-import { clamp, ROUNDER } from '../quant/grid.ts'
-import { symmetricZeroPoint } from '../quant/quantizedWeight.ts'
-import type { Task } from '../threads/kernel.ts'
-import { addRowInPlace, addRowsInPlace } from './addRows.ts'
-import { type Layer, rowUnits } from './layer.ts'
+/**
+ * @file The column recurrence inside a block, for a range of rows: each column is decided at its conditional optimum by a
+ * column quantizer, which is all that grids and codebooks have to bring.
+ */
+import type { SolvedRows } from './layer.ts'
 
-export interface RecurrenceJob {
-  readonly layer: Layer
+/** A block of columns to decide. */
+export interface RecurrenceBlock {
   /** The block's columns in the order in which they are decided, [B]. */
   readonly columns: Int32Array
   /** T of the block, [B, B], upper triangular. */
@@ -17,63 +16,101 @@ export interface RecurrenceJob {
   readonly errors: Float32Array
 }
 
-export function recurrenceTask(job: RecurrenceJob): Task<RecurrenceJob> {
-  const { units } = unitsOf(job)
-  return { kernel: { module: import.meta.url, runUnit }, job, units, sums: 0 }
+/** What decides the codes of a column: a grid, or a codebook. */
+export interface ColumnQuantizer {
+  /**
+   * Give rows [first, end) of a column the values nearest to their targets, all rows counting the same, and keep the codes.
+   * @param targets [end − first].
+   * @param values  [end − first], overwritten: as the file decodes.
+   */
+  round(column: number, first: number, end: number, targets: Float64Array, values: Float64Array): void
 }
 
-function unitsOf({ layer, columns }: RecurrenceJob) {
-  return rowUnits(layer.rows, columns.length * (columns.length / 2 + 8))
-}
-
-let sums = new Float64Array(0)
-let rowErrors = new Float64Array(0)
 /** Columns whose errors reach the later columns together. */
 const STRIP = 4
+
+let sums = new Float64Array(0)
+let errorsOfStrip = new Float64Array(0)
+let targets = new Float64Array(0)
+let values = new Float64Array(0)
 
 /**
  * t_j = W*_j + (Σ_{i<j} E_i T_ij) / T_jj is the target of column j given what was decided: with it, column j's term
  * (Σ_{i≤j} E_i T_ij)² of the loss E·H_d·Eᵀ = Σ_j (E·T)_j² is least. The codes are GPTQ's (Babai's nearest plane).
+ *
+ * @param first, end rows; what is written to `layer` and to the block is theirs alone.
  */
-export function runUnit(job: RecurrenceJob, unit: number): void {
-  const { layer, columns, factor, earlier, errors } = job
-  const { rows, cols, bits, groupSize, groups, target, codes, scales, zeroPoints, rowLoss, rowSquares } = layer
+export function decideColumns(
+  layer: SolvedRows,
+  { columns, factor, earlier, errors }: RecurrenceBlock,
+  first: number,
+  end: number,
+  quantizer: ColumnQuantizer,
+): void {
+  const { rows, cols, target, rowLoss, rowSquares } = layer
   const width = columns.length
-  const { size } = unitsOf(job)
-  const largest = (1 << bits) - 1
-  const middle = symmetricZeroPoint(bits)
-  if (sums.length < width) {
-    sums = new Float64Array(width)
-    rowErrors = new Float64Array(width)
-  }
-  const end = Math.min(rows, (unit + 1) * size)
-  for (let row = unit * size; row < end; row++) {
-    for (let j = 0; j < width; j++) sums[j] = earlier ? earlier[row * width + j]! : 0
-    let loss = 0
-    let squares = 0
-    for (let j = 0; j < width; j++) {
-      const column = columns[j]!
-      const weight = target[row * cols + column]!
-      const group = row * groups + ((column / groupSize) | 0)
-      const scale = scales[group]!
-      const zeroPoint = zeroPoints ? zeroPoints[group]! : middle
-      const root = factor[j * width + j]!
-      const sum = sums[j]!
-      const nearest = (weight + sum / root) / scale + ROUNDER - ROUNDER
-      const level = clamp(nearest, -zeroPoint, largest - zeroPoint)
-      const error = Math.fround(weight - Math.fround(level * scale))
-      codes[row * cols + column] = level + zeroPoint
-      errors[j * rows + row] = error
-      squares += error * error
-      const own = sum + error * root
-      loss += own * own
-      rowErrors[j] = error
-      const strip = j - (j % STRIP)
-      const next = Math.min(width, strip + STRIP)
-      if (j + 1 < next) addRowInPlace(sums, j + 1, next, factor, width, j, error)
-      else if (next < width) addRowsInPlace(sums, next, width, factor, width, rowErrors, strip, next)
+  const count = end - first
+  reserve(width, count)
+  if (earlier) {
+    for (let r = 0; r < count; r++) {
+      const at = (first + r) * width
+      for (let j = 0; j < width; j++) sums[j * count + r] = earlier[at + j]!
     }
-    rowLoss[row]! += loss
-    rowSquares[row]! += squares
+  } else sums.fill(0, 0, width * count)
+  for (let j = 0; j < width; j++) {
+    const column = columns[j]!
+    const root = factor[j * width + j]!
+    const own = j * count
+    for (let r = 0; r < count; r++) targets[r] = target[(first + r) * cols + column]! + sums[own + r]! / root
+    quantizer.round(column, first, end, targets, values)
+    const place = j % STRIP
+    for (let r = 0; r < count; r++) {
+      const error = Math.fround(target[(first + r) * cols + column]! - values[r]!)
+      errors[j * rows + first + r] = error
+      errorsOfStrip[place * count + r] = error
+      rowSquares[first + r]! += error * error
+      const term = sums[own + r]! + error * root
+      rowLoss[first + r]! += term * term
+    }
+    const next = Math.min(width, j - place + STRIP)
+    if (j + 1 < next) addToStrip(j, next, factor, width, place, count)
+    else addStrip(j - place, next, factor, width, count)
+  }
+}
+
+function reserve(width: number, count: number): void {
+  if (sums.length < width * count) sums = new Float64Array(width * count)
+  if (targets.length >= count) return
+  errorsOfStrip = new Float64Array(STRIP * count)
+  targets = new Float64Array(count)
+  values = new Float64Array(count)
+}
+
+/** The errors of column j reach the columns of its strip at once. */
+function addToStrip(j: number, next: number, factor: Float32Array, width: number, place: number, count: number): void {
+  for (let i = j + 1; i < next; i++) {
+    const t = factor[j * width + i]!
+    const to = i * count
+    const from = place * count
+    for (let r = 0; r < count; r++) sums[to + r]! += errorsOfStrip[from + r]! * t
+  }
+}
+
+/** The errors of a whole strip reach all columns after it: one load and one store of a sum for four multiplications. */
+function addStrip(strip: number, next: number, factor: Float32Array, width: number, count: number): void {
+  if (next - strip < STRIP) return
+  const first = strip * width
+  for (let i = next; i < width; i++) {
+    const a = factor[first + i]!
+    const b = factor[first + width + i]!
+    const c = factor[first + 2 * width + i]!
+    const d = factor[first + 3 * width + i]!
+    const to = i * count
+    for (let r = 0; r < count; r++) {
+      sums[to + r]! +=
+        errorsOfStrip[r]! * a +
+        errorsOfStrip[count + r]! * b +
+        (errorsOfStrip[2 * count + r]! * c + errorsOfStrip[3 * count + r]! * d)
+    }
   }
 }

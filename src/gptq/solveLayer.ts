@@ -5,7 +5,8 @@
  */
 import type { GridWeight } from '../quant/quantizedWeight.ts'
 import { lossOf, startDescent, sweep } from './descent.ts'
-import { groupsFitBlocks, total } from './layer.ts'
+import { gridTask } from './gridColumns.ts'
+import { descentBlock, groupsFitBlocks, total } from './layer.ts'
 import { refitLongGroups } from './longGroups.ts'
 import { decideInOrder, type Means } from './recurrence.ts'
 import { type LayerProblem, type SolverOptions, startLayer } from './startLayer.ts'
@@ -37,9 +38,9 @@ const SEARCHES = 1
 export async function solveLayer(problem: LayerProblem, options: SolverOptions, means: Means): Promise<Solution> {
   const { hessian } = problem
   const layer = await startLayer(problem, options, means)
-  const errors = await decideInOrder(layer, hessian, means)
+  const errors = await decideInOrder(layer, hessian, means, gridTask)
   const trace = [total(layer.rowLoss)]
-  const descent = startDescent(layer, hessian.damped, errors, means)
+  const descent = startDescent(layer, hessian.damped, errors, means, descentBlock(layer))
   const settle = async (sweeps: number): Promise<void> => {
     for (let i = 0; i < sweeps; i++) {
       const { moves } = await sweep(descent, false)

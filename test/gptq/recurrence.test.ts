@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest'
+import { gridTask } from '../../src/gptq/gridColumns.ts'
 import { decideInOrder } from '../../src/gptq/recurrence.ts'
 import { solveLayer } from '../../src/gptq/solveLayer.ts'
 import { startLayer } from '../../src/gptq/startLayer.ts'
@@ -34,7 +35,7 @@ test('codes and errors do not depend on the blocks', async () => {
     const results = []
     for (const width of [1, 3, 8, 49, 50]) {
       const layer = await startLayer(asked, { ...OPTIONS, groupSize: 8 }, means)
-      const errors = await decideInOrder(layer, asked.hessian, means, width)
+      const errors = await decideInOrder(layer, asked.hessian, means, gridTask, width)
       results.push({ codes: layer.codes.slice(), errors, loss: layer.rowLoss.reduce((a, b) => a + b, 0) })
     }
     for (const { codes, errors, loss } of results) {
@@ -50,7 +51,7 @@ test('the sum of the steps’ own terms is the loss, and the errors are those of
   // float16 scales times levels are exact in float32; float32 scales are rounded.
   const options = { ...OPTIONS, scaleType: 'float32' } as const
   const layer = await startLayer(asked, options, means)
-  const errors = await decideInOrder(layer, asked.hessian, means, 8)
+  const errors = await decideInOrder(layer, asked.hessian, means, gridTask, 8)
   const { weight, loss } = await solveLayer(asked, options, means)
   const real = dequantize(weight)
   for (let row = 0; row < 7; row++) {
