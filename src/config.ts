@@ -1,9 +1,11 @@
 /** @file The options of the three operations and their defaults. The one place for both; `configRules.ts` checks them. */
 import type { Sensitivity } from './analyze/analysis.ts'
+import type { CodebookSettings } from './codebook/codebookForms.ts'
 import type { Bits } from './quant/quantizedWeight.ts'
 import type { ImportanceName } from './rsq/importance.ts'
 
 export { SENSITIVITIES } from './analyze/analysis.ts'
+export { CODEBOOK_NAMES } from './codebook/codebookForms.ts'
 export { IMPORTANCE_NAMES } from './rsq/importance.ts'
 
 export type Format = 'auto' | 'contrib' | 'standard'
@@ -11,12 +13,13 @@ export type Format = 'auto' | 'contrib' | 'standard'
  * `auto`: the best grid of each layer by error, from the weights alone. `rtn`: plain min-max rounding. `gptq`: codes that
  * make up for each other's errors on calibration data; see docs/CONFIG.md. `rsq`: the same after exact rotations of a
  * transformer and with tokens that count by their importance, as far as held-out samples gain by it; see docs/RSQ.md.
+ * `codebook`: indices into tables of levels instead of grids, with data or from the weights alone; see docs/CODEBOOKS.md.
  */
-type Method = 'auto' | 'rtn' | 'gptq' | 'rsq'
+type Method = 'auto' | 'rtn' | 'gptq' | 'rsq' | 'codebook'
 
-/** True for methods that look at data or statistics. */
-export function isCalibrated(method: Method): boolean {
-  return method === 'gptq' || method === 'rsq'
+/** True where layers are solved on data or statistics. */
+export function isCalibrated({ method, data, stats }: Pick<QuantizeConfig, 'method' | 'data' | 'stats'>): boolean {
+  return method === 'gptq' || method === 'rsq' || (method === 'codebook' && data.length + stats.length > 0)
 }
 /**
  * `uniform`: one width and group size for all layers. `ilp`: an integer programme. `dp`: the exact dynamic programme.
@@ -131,15 +134,18 @@ interface RsqConfig {
   readonly roll: number
 }
 
-export interface QuantizeConfig extends CalibrationConfig, AllocationConfig, RsqConfig {
+export interface QuantizeConfig extends CalibrationConfig, AllocationConfig, RsqConfig, CodebookSettings {
   /** Budget expressions with commas between, for example '4bit', '4bpw', '350MB', '0.3x', '-60%'. Excludes bits. */
   readonly budget?: string | undefined
   readonly bits?: Bits | undefined
-  /** Input columns that share a scale; 'channel' for one scale per output row. */
+  /** Input columns that share a scale; 'channel' for one scale per output row, which is usual for codebooks. */
   readonly groupSize?: number | 'channel' | undefined
-  /** `gptq` as soon as there are data or statistics, which it needs; `rsq` needs data; otherwise `auto` or `rtn`. */
+  /**
+   * `gptq` as soon as there are data or statistics, which it needs; `rsq` needs data; otherwise `auto` or `rtn`. `codebook`
+   * takes them or does without.
+   */
   readonly method: Method
-  /** Symmetric grids only, asymmetric only, or the better of both. */
+  /** Symmetric grids only, asymmetric only, or the better of both. Codebooks have no zero points. */
   readonly symmetric: 'auto' | 'yes' | 'no'
   /** Later entries win. */
   readonly layers: readonly LayerSetting[]
@@ -190,6 +196,9 @@ export const QUANTIZE_DEFAULTS: QuantizeConfig = {
   importanceLength: 'none',
   importanceQuantile: 1,
   roll: 1,
+  codebook: 'auto',
+  rowGroups: 'auto',
+  trellisWindow: 'auto',
   solver: 'uniform',
   sensitivity: ['kl', 'coverage', 'outputs'],
   tie: [],

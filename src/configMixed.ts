@@ -3,6 +3,7 @@
  * `configRules.ts`.
  */
 import { type AnalyzeConfig, QUANTIZE_DEFAULTS, type QuantizeConfig } from './config.ts'
+import { checkCodebookAllocation } from './configCodebook.ts'
 import { firstGiven, usualValues } from './configGiven.ts'
 import { QtoolError } from './errors.ts'
 
@@ -10,6 +11,8 @@ import { QtoolError } from './errors.ts'
 export const LIMITS = ['budget', 'maxKl', 'maxDrop', 'maxLatency'] as const
 /** Keys that mean nothing where all layers are alike. */
 export const ABOUT_ALLOCATION = ['sensitivity', 'analysis', 'pareto', 'tie', 'evaluations', 'labels'] as const
+/** Keys that layers which are all alike within one budget cannot heed. */
+const BESIDE_BUDGETS = ['maxKl', 'maxDrop', 'maxLatency', ...ABOUT_ALLOCATION] as const
 /** What each layer does to the others takes runs of the whole network. */
 const OF_WHOLE_NETWORK = ['coverage', 'shapley', 'clado'] as const
 
@@ -46,6 +49,10 @@ export function settleAllocation(
     checkPlan(config, values, usual)
     return { solver: 'uniform', sensitivity, evaluations: config.evaluations }
   }
+  if (config.method === 'codebook') {
+    checkCodebookAllocation(config, values, BESIDE_BUDGETS)
+    return { solver: 'uniform', sensitivity, evaluations: config.evaluations }
+  }
   const measurable = analysis !== undefined || (config.data.length > 0 && config.holdout > 0)
   const solver = values.solver ?? (limit !== undefined && measurable ? 'ilp' : 'uniform')
   if (solver === 'uniform') checkUniform(config, values, usual)
@@ -68,7 +75,7 @@ function checkPlan({ solver }: QuantizeConfig, values: Partial<QuantizeConfig>, 
 
 function checkUniform(config: QuantizeConfig, values: Partial<QuantizeConfig>, usual: object): void {
   const { budget } = config
-  const key = firstGiven(['maxKl', 'maxDrop', 'maxLatency', ...ABOUT_ALLOCATION], values, usual)
+  const key = firstGiven(BESIDE_BUDGETS, values, usual)
   const several = budget?.includes(',') ? 'a combination of budgets' : undefined
   const asked = key ?? several
   if (asked === undefined) return

@@ -13,11 +13,13 @@ import {
   QUANTIZE_DEFAULTS,
   type QuantizeConfig,
 } from './config.ts'
+import { checkCodebook } from './configCodebook.ts'
 import { firstGiven, usualValues, withDefaults } from './configGiven.ts'
 import { checkMerge, settleAllocation, settleMeasurement } from './configMixed.ts'
 import { checkValues } from './configValues.ts'
 import { QtoolError } from './errors.ts'
 
+export { ABOUT_CODEBOOK, NOT_FOR_CODEBOOKS } from './configCodebook.ts'
 export { ABOUT_ALLOCATION, LIMITS } from './configMixed.ts'
 export { checkValues, type KeyNaming, type Operation } from './configValues.ts'
 
@@ -45,9 +47,11 @@ const DATA_HINT =
 
 /**
  * A complete configuration: checked values over {@link QUANTIZE_DEFAULTS}. The method is `gptq` with data or statistics
- * and `auto` without, the solver `ilp` where there is a limit and something to measure on, unless they are given.
+ * and `auto` without, the solver `ilp` where there is a limit and something to measure on, unless they are given; with
+ * method `codebook` the solver is `uniform`.
  * @throws QtoolError `usage` on unknown keys, values out of range, both a budget and a width, a method that data would be
- *   ignored by or that lacks it, keys about data without data, or an allocation without a limit or a measurement.
+ *   ignored by or that lacks it, keys about data without data, an allocation without a limit or a measurement, or keys
+ *   that do not go with the method.
  */
 export function resolveQuantizeConfig(values: Partial<QuantizeConfig>): QuantizeConfig {
   checkValues('quantize', values)
@@ -71,13 +75,14 @@ function checkCalibration(config: QuantizeConfig, values: Partial<QuantizeConfig
       hint: `give ${DATA_HINT}, or --stats FILE with the statistics of an earlier run`,
     })
   }
-  if (!isCalibrated(method) && source !== undefined) {
+  if (!isCalibrated(config) && source !== undefined) {
     throw new QtoolError('usage', `${source} is given, but method ${method} looks at the weights alone`, {
       hint: `leave out the method, or give gptq; or leave out ${source}`,
     })
   }
   const usual = usualValues(QUANTIZE_DEFAULTS, values)
   checkRsq(config, firstGiven(ABOUT_RSQ, values, usual))
+  checkCodebook(config, values)
   const withoutData = data.length === 0 ? firstGiven(NEEDS_DATA.quantize, values, usual) : undefined
   if (withoutData !== undefined) {
     throw new QtoolError('usage', `${withoutData} is given without data`, { hint: `${withoutData} goes with --data` })

@@ -6,6 +6,7 @@ import { SENSITIVITIES } from './analyze/analysis.ts'
 import { parseLatency } from './bitalloc/budget.ts'
 import { GROUP_SIZES } from './bitalloc/candidates.ts'
 import { compilePattern } from './bitalloc/overrides.ts'
+import { CODEBOOK_NAMES } from './codebook/codebookForms.ts'
 import type { AnalyzeConfig, DataConfig, EvalConfig, Normalize, QuantizeConfig, Thresholds } from './config.ts'
 import { QtoolError } from './errors.ts'
 import { nearestName } from './nearestName.ts'
@@ -52,6 +53,7 @@ const isPositiveShare = (value: unknown) => isNumber(value) && value > 0 && valu
 const positiveShare = wanted('a number above 0, at most 1', isPositiveShare)
 
 const MAX_INTEGER = Number.MAX_SAFE_INTEGER
+const MAX_ROW_GROUPS = 16
 const groupSize = oneOf(...GROUP_SIZES, 'channel')
 const threads = integer(0, 1024)
 const seed = integer(0, MAX_INTEGER)
@@ -122,7 +124,7 @@ const QUANTIZE_RULES: Rules<QuantizeConfig> = {
   budget: text,
   bits: oneOf(...BITS),
   groupSize,
-  method: oneOf('auto', 'rtn', 'gptq', 'rsq'),
+  method: oneOf('auto', 'rtn', 'gptq', 'rsq', 'codebook'),
   symmetric: oneOf('auto', 'yes', 'no'),
   layers: LAYERS,
   format: oneOf('auto', 'contrib', 'standard'),
@@ -144,6 +146,12 @@ const QUANTIZE_RULES: Rules<QuantizeConfig> = {
   importanceLength: oneOf('none', 'linear', 'sqrt'),
   importanceQuantile: between(0.5, 1),
   roll: integer(1, 64),
+  codebook: oneOf('auto', ...CODEBOOK_NAMES),
+  rowGroups: wanted(
+    '"auto" or an integer from 1 to 16',
+    (value) => value === 'auto' || integer(1, MAX_ROW_GROUPS)(value) === undefined,
+  ),
+  trellisWindow: oneOf('auto', 8, 12),
   solver: oneOf('uniform', 'ilp', 'dp', 'bisection'),
   sensitivity: SENSITIVITY,
   analysis: text,

@@ -1,4 +1,6 @@
 /** @file The result objects of the three operations. They become the `--json` documents, so changes bump `schemaVersion`. */
+import type { CodebookName } from './codebook/codebookForms.ts'
+import type { Coding } from './quant/codebookWeight.ts'
 import type { Bits, GridScheme, ScaleType } from './quant/quantizedWeight.ts'
 import type { AllocationReport, AnalysisReport } from './reportMixed.ts'
 
@@ -139,16 +141,41 @@ export interface RsqReport {
 /** How a quantized weight lies in the written file; see docs/FORMATS.md. */
 export type RepresentationName = 'MatMulNBits' | 'GatherBlockQuantized' | 'gather-rows' | 'folded' | 'DequantizeLinear'
 
-export interface QuantizedLayer extends LayerInfo {
-  readonly bits: Bits
-  /** Input columns that share a scale. */
-  readonly groupSize: number
+/** Levels are on a grid. */
+interface OnGrid {
   readonly scheme: GridScheme
   /** How scales were found: min-max, error-minimising clip (p = 2.4), or HQQ zero points. */
   readonly method: 'minmax' | 'clip' | 'hqq'
+  readonly codebook?: undefined
+}
+
+/** Levels come from tables. */
+interface FromTables {
+  readonly scheme?: undefined
+  readonly method: 'codebook'
+  readonly codebook: {
+    readonly name: CodebookName
+    readonly coding: Coding
+    /** Different tables. */
+    readonly tables: number
+    /** The table is a fixed one, of which the file has one copy. */
+    readonly shared: boolean
+    /** The file stores where each row is. */
+    readonly permuted: boolean
+  }
+}
+
+export type QuantizedLayer = LayerFigures & (OnGrid | FromTables)
+
+interface LayerFigures extends LayerInfo {
+  /** Width of a code, or of an index per weight. */
+  readonly bits: Bits
+  /** Input columns that share a scale. */
+  readonly groupSize: number
   readonly scaleType: ScaleType
   /** One per use of the weight, without repeats. */
   readonly representations: readonly RepresentationName[]
+  /** Codes, scales, zero points, tables and padding, but not a table that all layers share. */
   readonly storedBytes: number
   readonly bitsPerWeight: number
   readonly relativeError: number
@@ -181,9 +208,9 @@ export interface QuantizeReport {
   readonly totals: {
     /** Weights that were quantized. */
     readonly weights: number
-    /** Mean width of the codes over the quantized layers, in bits. */
+    /** Mean width of codes and indices over the quantized layers, in bits. */
     readonly meanBits: number
-    /** Stored bits per weight over the quantized layers: codes, scales, zero points, padding. */
+    /** Stored bits per weight over the quantized layers: codes, scales, zero points, all tables, padding. */
     readonly bitsPerWeight: number
     readonly relativeError: number
     /** Output bytes over source bytes. */

@@ -24,9 +24,10 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   eval: ['data', 'onnx', 'quant', 'runtime'],
   calibration: ['data', 'eval', 'hessian', 'onnx', 'quant', 'runtime'],
   verify: ['data', 'onnx', 'quant', 'runtime'],
+  codebook: ['calibration', 'gptq', 'hessian', 'linalg', 'onnx', 'quant', 'runtime', 'threads'],
   rsq: ['calibration', 'data', 'eval', 'onnx', 'quant', 'runtime'],
-  quantize: ['bitalloc', 'calibration', 'config', 'data', 'eval', 'gptq', 'hessian', 'onnx', 'quant', 'report', 'rsq', 'runtime', 'threads', 'verify'],
-  analyze: ['bitalloc', 'calibration', 'config', 'data', 'eval', 'hessian', 'onnx', 'quant', 'quantize', 'report', 'runtime'],
+  quantize: ['bitalloc', 'calibration', 'codebook', 'config', 'data', 'eval', 'gptq', 'hessian', 'onnx', 'quant', 'report', 'rsq', 'runtime', 'threads', 'verify'],
+  analyze: ['bitalloc', 'calibration', 'codebook', 'config', 'data', 'eval', 'hessian', 'onnx', 'quant', 'quantize', 'report', 'runtime'],
   commands: ['bitalloc', 'config', 'configRules', 'pipeline', 'report'],
 }
 

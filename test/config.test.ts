@@ -80,7 +80,7 @@ describe('resolving a configuration', () => {
     [{ toString: 1 }, /toString: there is no such key/],
     [{ method: 'gptq' }, /method gptq needs calibration data/],
     [{ method: 'gptq', data: [], stats: [] }, /method gptq needs calibration data/],
-    [{ method: 'awq' }, /method: wanted one of auto, rtn, gptq, rsq, found "awq"/],
+    [{ method: 'awq' }, /method: wanted one of auto, rtn, gptq, rsq, codebook, found "awq"/],
     [{ method: 'auto', data: ['x'] }, /data is given, but method auto looks at the weights alone/],
     [{ method: 'rtn', stats: ['x'] }, /stats is given, but method rtn looks at the weights alone/],
     [{ data: 'x' }, /data: wanted a list of texts/],

@@ -10,7 +10,8 @@ import path from 'node:path'
 import { QtoolError } from '../errors.ts'
 import { OutputFile, outputError, syncDirectory } from '../onnx/outputFiles.ts'
 import { Temporaries } from '../onnx/temporaries.ts'
-import { groupsPerRow, type QuantizedWeight } from '../quant/quantizedWeight.ts'
+import { type CodebookWeight, lanesOf, tableLength } from '../quant/codebookWeight.ts'
+import { type GridWeight, groupsPerRow, isCodebook, type QuantizedWeight } from '../quant/quantizedWeight.ts'
 import { differences, type Fingerprint } from './fingerprint.ts'
 import {
   BodyReader,
@@ -60,12 +61,14 @@ const FORMAT: RecordFormat = {
   hint: 'delete the file to begin anew',
 }
 
-/** Head of a layer's record; its body is scales, bias, zero points and codes, one after another. */
+/** Head of a layer's record; its body is scales, bias, zero points or tables and the rows' tables, and codes, one after another. */
 interface LayerHead {
   readonly layer: string
   readonly info: unknown
-  readonly weight: Pick<QuantizedWeight, 'rows' | 'cols' | 'bits' | 'groupSize' | 'scaleType'>
+  readonly weight: Facts
   readonly hasZeroPoints: boolean
+  /** Levels in all tables; 0 for a grid. */
+  readonly levels: number
   /** Length, −1 for none. */
   readonly bias: number
 }
@@ -229,38 +232,71 @@ class OpenCheckpoint implements Checkpoint {
   }
 }
 
+/** What is said of a weight beside its arrays. */
+type Facts =
+  | Pick<GridWeight, 'rows' | 'cols' | 'bits' | 'groupSize' | 'scaleType'>
+  | Pick<CodebookWeight, 'rows' | 'cols' | 'bits' | 'groupSize' | 'scaleType' | 'coding'>
+
 function headOf({ layer, info, weight, bias }: SolvedRecord): LayerHead {
-  const { rows, cols, bits, groupSize, scaleType, zeroPoints } = weight
+  const { rows, cols, groupSize, scaleType } = weight
+  const common = { rows, cols, groupSize, scaleType }
+  const isTables = isCodebook(weight)
   return {
     layer,
     info,
-    weight: { rows, cols, bits, groupSize, scaleType },
-    hasZeroPoints: zeroPoints !== undefined,
+    weight: isTables ? { ...common, bits: weight.bits, coding: weight.coding } : { ...common, bits: weight.bits },
+    hasZeroPoints: !isTables && weight.zeroPoints !== undefined,
+    levels: isTables ? weight.tables.length : 0,
     bias: bias ? bias.length : -1,
   }
 }
 
 function partsOf({ layer, weight, bias }: SolvedRecord): Uint8Array[] {
-  const { rows, cols, groupSize, codes, scales, zeroPoints } = weight
+  const { rows, cols, groupSize, codes, scales } = weight
   const groups = rows * groupsPerRow(cols, groupSize)
-  if (scales.length !== groups || codes.length !== rows * cols || (zeroPoints && zeroPoints.length !== groups)) {
+  const [ownParts, areRight] = isCodebook(weight) ? tableParts(weight) : zeroPointParts(weight, groups)
+  if (scales.length !== groups || codes.length !== codesOf(weight) || !areRight) {
     throw new RangeError(
       `checkpoint: ${layer} does not have the lengths of [${rows}, ${cols}] in groups of ${groupSize}`,
     )
   }
-  return [bytesOf(scales), ...(bias ? [bytesOf(bias)] : []), ...(zeroPoints ? [zeroPoints] : []), codes]
+  return [bytesOf(scales), ...(bias ? [bytesOf(bias)] : []), ...ownParts, codes]
+}
+
+/** What only one kind of weight has, and whether its lengths are right. */
+type OwnParts = readonly [parts: readonly Uint8Array[], areRight: boolean]
+
+function zeroPointParts({ zeroPoints }: GridWeight, groups: number): OwnParts {
+  return zeroPoints ? [[zeroPoints], zeroPoints.length === groups] : [[], true]
+}
+
+function tableParts({ rows, bits, coding, tables, tableOf }: CodebookWeight): OwnParts {
+  const isWhole = tables.length > 0 && tables.length % tableLength(coding, bits) === 0
+  return [[bytesOf(tables), bytesOf(tableOf)], isWhole && tableOf.length === rows]
+}
+
+/** One byte each: vectors share a code. */
+function codesOf(facts: Facts): number {
+  const { rows, cols } = facts
+  return cols * ('coding' in facts && facts.coding.kind === 'vector' ? lanesOf(facts.coding, rows) : rows)
 }
 
 function readRecord(head: LayerHead, body: BodyReader): SolvedRecord {
-  const { rows, cols, groupSize } = head.weight
+  const { layer, info, weight: facts } = head
+  const { rows, cols, groupSize } = facts
   const groups = rows * groupsPerRow(cols, groupSize)
-  const read = <A extends Float32Array | Uint8Array>(array: A): A => {
+  const read = <A extends Parameters<typeof bytesOf>[0]>(array: A): A => {
     body.read(bytesOf(array))
     return array
   }
   const scales = read(new Float32Array(groups))
   const bias = head.bias < 0 ? undefined : read(new Float32Array(head.bias))
+  const readCodes = () => read(new Uint8Array(codesOf(facts)))
+  if ('coding' in facts) {
+    const tables = read(new Int8Array(head.levels))
+    const tableOf = read(new Uint16Array(rows))
+    return { layer, info, weight: { ...facts, scales, tables, tableOf, codes: readCodes() }, bias }
+  }
   const zeroPoints = head.hasZeroPoints ? read(new Uint8Array(groups)) : undefined
-  const codes = read(new Uint8Array(rows * cols))
-  return { layer: head.layer, info: head.info, weight: { ...head.weight, codes, scales, zeroPoints }, bias }
+  return { layer, info, weight: { ...facts, scales, zeroPoints, codes: readCodes() }, bias }
 }

@@ -49,7 +49,7 @@ const LARGEST_HEAD = 2 ** 26
 const CHUNK = 2 ** 20
 
 /** A typed array's bytes, not copied. */
-export function bytesOf(array: Float32Array | Float64Array | Uint8Array): Uint8Array {
+export function bytesOf(array: Float32Array | Float64Array | Int8Array | Uint8Array | Uint16Array): Uint8Array {
   return new Uint8Array(array.buffer, array.byteOffset, array.byteLength)
 }
 

@@ -7,12 +7,14 @@ import { dirname, resolve } from 'node:path'
 import { parseBytes } from '../bitalloc/budget.ts'
 import {
   ABOUT_ALLOCATION,
+  ABOUT_CODEBOOK,
   ABOUT_RSQ,
   checkValues,
   type KeyNaming,
   LIMITS,
   NEEDS_DATA,
   NEEDS_RANDOM,
+  NOT_FOR_CODEBOOKS,
   type Operation,
 } from '../configRules.ts'
 import { QtoolError } from '../errors.ts'
@@ -139,6 +141,9 @@ function override(operation: Operation, file: Values, flags: Values): Values {
       if (merged.analysis === undefined) drop(...allocation)
     }
     if (flags.rotation === 'off') drop('onlineRotation')
+    if (flags.method === 'codebook') drop('maxKl', 'maxDrop', ...allocation, ...NOT_FOR_CODEBOOKS)
+    else if (flags.method !== undefined) drop(...ABOUT_CODEBOOK)
+    if (flags.codebook !== undefined) drop('rowGroups', 'trellisWindow')
     if (flags.method === 'rsq') drop('stats', 'analysis')
     else if (flags.method !== undefined) drop(...ABOUT_RSQ)
     if ((flags.data ?? flags.stats) !== undefined && (file.method === 'auto' || file.method === 'rtn')) drop('method')

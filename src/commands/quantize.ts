@@ -2,6 +2,7 @@
 import { basename, dirname, join } from 'node:path'
 import { type Command, Option } from 'commander'
 import {
+  CODEBOOK_NAMES,
   DEFAULT_BITS,
   DEFAULT_GROUP_SIZE,
   IMPORTANCE_NAMES,
@@ -13,7 +14,7 @@ import { DATA_KINDS, dataOptions, sampleOptions, withDataKeys } from './dataFlag
 import { EXIT_DONE } from './exit.ts'
 import { addCommonFlags, givenFlags, layerOptions, valueOption, withLayerKeys } from './flags.ts'
 import type { Invocation } from './operate.ts'
-import { readBudgets, readNames, readNumber, readShare, readTexts } from './values.ts'
+import { readAutoNumber, readBudgets, readNames, readNumber, readShare, readTexts } from './values.ts'
 
 const EXAMPLES = `
 Budgets:
@@ -55,6 +56,8 @@ export function addQuantizeCommand(program: Command, invocation: Invocation): vo
   for (const option of ownOptions()) command.addOption(option)
   for (const option of calibrationOptions()) command.addOption(option.helpGroup('Calibration:'))
   for (const option of rsqOptions()) command.addOption(option.helpGroup('Rotation and importance, with --method rsq:'))
+  for (const option of codebookOptions())
+    command.addOption(option.helpGroup('Tables of levels, with --method codebook:'))
   for (const option of allocationOptions()) command.addOption(option.helpGroup('Mixed precision:'))
   addCommonFlags(command)
   command.addHelpText('after', EXAMPLES).action((model: string) => quantize(model, command, invocation))
@@ -66,14 +69,14 @@ function ownOptions(): Option[] {
   const { format, accuracyLevel, externalData } = QUANTIZE_DEFAULTS
   const { bits, groupSize, symmetric, asymmetric, layer } = layerOptions(
     `one width for all layers: 8, 6, 5, 4, 3 or 2 (${DEFAULT_BITS} without a budget)`,
-    `${DEFAULT_GROUP_SIZE}; chosen under a byte or bpw budget`,
+    `${DEFAULT_GROUP_SIZE}, channel for codebooks; chosen under a byte or bpw budget`,
   )
   return [
     bits,
     groupSize,
     new Option(
       '--method <name>',
-      'auto: the best grid of each layer by error; rtn: plain min-max; gptq: by calibration; rsq: gptq on a rotated transformer, where that helps (default: gptq with data, else auto)',
+      'auto: the best grid of each layer by error; rtn: plain min-max; gptq: by calibration; rsq: gptq on a rotated transformer, where that helps; codebook: tables of levels instead of grids (default: gptq with data, else auto)',
     ),
     symmetric,
     asymmetric,
@@ -157,6 +160,26 @@ function rsqOptions(): Option[] {
       '--roll <n>',
       `fit to n copies of each sequence, rolled by equal parts ${byDefault(roll)}`,
       readNumber('--roll'),
+    ),
+  ]
+}
+
+function codebookOptions(): Option[] {
+  const { codebook, rowGroups, trellisWindow } = QUANTIZE_DEFAULTS
+  return [
+    new Option(
+      '--codebook <name>',
+      `auto (trellis for now), ${CODEBOOK_NAMES.join(', ')}: see docs/CODEBOOKS.md ${byDefault(codebook)}`,
+    ),
+    valueOption(
+      '--row-groups <n>',
+      `different tables of jlcm, 1 to 16, or auto: as many as pay for themselves ${byDefault(rowGroups)}`,
+      readAutoNumber('--row-groups'),
+    ),
+    valueOption(
+      '--trellis-window <n>',
+      `bits of an index of trellis: 8, 12, or auto: 12 in a small model ${byDefault(trellisWindow)}`,
+      readAutoNumber('--trellis-window'),
     ),
   ]
 }

@@ -22,14 +22,15 @@ export function quantizeText(report: QuantizeReport): string {
 }
 
 function layersText(layers: readonly QuantizedLayer[], calibrated: boolean): string {
-  const heads = ['layer', '<operator', '<shape', 'bits', 'group', '<grid', 'bpw', 'stored', 'error']
+  const levels = layers.some(({ codebook }) => codebook) ? '<levels' : '<grid'
+  const heads = ['layer', '<operator', '<shape', 'bits', 'group', levels, 'bpw', 'stored', 'error']
   const rows = layers.map((layer) => [
     layer.name,
     layer.operators.join('+'),
     shapeText(layer.shape),
     String(layer.bits),
     String(layer.groupSize),
-    `${SCHEMES[layer.scheme]} ${layer.method}`,
+    levelsText(layer),
     layer.bitsPerWeight.toFixed(2),
     bytesText(layer.storedBytes),
     figureText(layer.relativeError),
@@ -74,10 +75,19 @@ function calibrationLines(calibration: CalibrationReport, layers: readonly Quant
   ]
 }
 
-const SCHEMES: Readonly<Record<QuantizedLayer['scheme'], string>> = {
+const SCHEMES: Readonly<Record<NonNullable<QuantizedLayer['scheme']>, string>> = {
   symmetric: 'sym',
   'symmetric-full': 'sym-full',
   asymmetric: 'asym',
+}
+
+/** Which grid, or which tables: `trellis 12`, `jlcm 4 tables`. */
+function levelsText(layer: QuantizedLayer): string {
+  if (layer.method !== 'codebook') return `${SCHEMES[layer.scheme]} ${layer.method}`
+  const { name, coding, tables } = layer.codebook
+  if (coding.kind === 'trellis') return `${name} ${coding.window}`
+  if (coding.kind === 'vector') return `${name} ${coding.dim}`
+  return name === 'jlcm' ? `${name} ${tables} ${tables === 1 ? 'table' : 'tables'}` : name
 }
 
 /** Each distinct note once, with the number of layers it is about, or the layer's name where it is one. */

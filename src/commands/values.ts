@@ -33,6 +33,11 @@ export function readGroupSize(flag: string): Reader<number | 'channel'> {
   return (text) => (text === 'channel' ? text : readNumber(flag)(text, undefined))
 }
 
+/** A number or `auto`. */
+export function readAutoNumber(flag: string): Reader<number | 'auto'> {
+  return (text) => (text === 'auto' ? text : readNumber(flag)(text, undefined))
+}
+
 /** Pixels of an image: `224` for both sides, or `HEIGHTxWIDTH`. */
 export function readImageSize(flag: string): Reader<[height: number, width: number]> {
   return (text) => {

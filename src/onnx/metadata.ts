@@ -14,8 +14,13 @@ export interface PlanEntry {
   readonly weight: string
   readonly bits: number
   readonly group: number
-  readonly scheme: string
+  /** Of a grid. */
+  readonly scheme?: string
+  /** How the grid was found, or 'codebook'. */
   readonly method: string
+  /** How indices find levels, and the number of tables. */
+  readonly coding?: string
+  readonly tables?: number
   readonly as: string
 }
 

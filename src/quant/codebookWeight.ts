@@ -38,6 +38,8 @@ export interface CodebookForm {
   readonly coding: Coding
   /** Different tables, T ≥ 1; above 1 for `scalar` only. */
   readonly tables: number
+  /** T is the most that there may be: the weights decide how many pay for themselves. Absent where T is settled. */
+  readonly mostTables?: true
   /** The table is one of the fixed ones: all layers of a file that have it share one copy. */
   readonly shared: boolean
   /** Rows of a table need not follow each other: the file stores where each row of the layer is. */

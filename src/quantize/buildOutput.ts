@@ -10,10 +10,10 @@ import { type StoredTensor, storedTensors } from '../onnx/represent/stored.ts'
 import { type BiasEdit, setBiasInPlace } from './biasEdits.ts'
 import { type GridChoice, writeMetadataInPlace } from './metadata.ts'
 
-/** A quantized layer's tensors and their bytes, with how its grid was chosen. */
+/** A quantized layer's tensors and their bytes, with how its grid was chosen; undefined for a codebook. */
 export interface StoredLayer {
   readonly plan: LayerPlan
-  readonly choice: GridChoice
+  readonly choice: GridChoice | undefined
   readonly tensors: readonly StoredTensor[]
   readonly payloads: readonly Payload[]
 }
@@ -60,7 +60,7 @@ export function plannedLayer(plan: LayerPlan, symmetric: boolean): StoredLayer {
   const tensors = storedTensors(plan, symmetric, 'float16')
   return {
     plan,
-    choice: { scheme: 'symmetric-full', method: 'minmax' },
+    choice: plan.codebook ? undefined : { scheme: 'symmetric-full', method: 'minmax' },
     tensors,
     payloads: tensors.map(({ bytes }) =>
       bytes <= INLINE_LIMIT

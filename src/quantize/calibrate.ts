@@ -13,7 +13,7 @@ import type { Temporaries } from '../onnx/temporaries.ts'
 import type { RunOptions } from '../progress.ts'
 import { VERSION } from '../version.ts'
 import { type CalibratedLayers, type CalibrationTask, calibrateLayers } from './calibratedLayers.ts'
-import { rsqSettings } from './metadata.ts'
+import { methodSettings } from './metadata.ts'
 import { SolvedLayers } from './solvedLayers.ts'
 import { layersFromStatistics } from './statisticsLayers.ts'
 
@@ -49,7 +49,7 @@ export async function calibrate(
           settings: settingsFingerprint({
             ...dataSettings(config),
             damping: config.damping,
-            ...rsqSettings(config),
+            ...methodSettings(config),
           }),
         })
   try {

@@ -1,5 +1,7 @@
 /** @file A layer as the solver takes it: its rows in shared memory, and the best that its weights alone allow. */
 import type { BiasSite } from '../calibration/biasSites.ts'
+import { codebookOptions } from '../codebook/codebookOptions.ts'
+import { roundToCodebook } from '../codebook/roundToCodebook.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
 import { type GridCandidate, gridCandidates } from '../quant/candidates.ts'
 import type { QuantizedWeight } from '../quant/quantizedWeight.ts'
@@ -15,8 +17,8 @@ export interface Member {
   /** W [N, K]; in shared memory. */
   readonly rows: Float32Array
   readonly site: BiasSite | undefined
-  /** Its best grid by the weights alone, and the codes of rounding onto it. */
-  readonly grid: GridCandidate
+  /** Its best grid by the weights alone, and the codes of rounding onto it; no grid where it gets a codebook. */
+  readonly grid: GridCandidate | undefined
   readonly rounded: QuantizedWeight
 }
 
@@ -30,16 +32,28 @@ export async function readMember(
   site: BiasSite | undefined,
   signal: AbortSignal | undefined,
 ): Promise<Member> {
-  const { layer, bits, groupSize, symmetric } = plan
+  const { layer } = plan
   // Memory of its own: the members of a group are needed side by side.
   const stored = readStored({ ...source, workspace: new Workspace() }, layer)
-  const options = { bits, groupSize, candidates: gridCandidates('auto', symmetric) }
-  const { scheme, method, weight } = await weightErrors(source.model.path, layer, () =>
-    quantizeTensor(stored, options, source.pool, signal),
-  )
+  const { grid, weight } = await weightErrors(source.model.path, layer, () => round(stored, plan, source, signal))
   const rows = new Float32Array(new SharedArrayBuffer(rowsOf(stored) * layer.view.reduction * 4))
   readRows(stored, rows)
-  return { plan, rows, site, grid: { scheme, method }, rounded: weight }
+  return { plan, rows, site, grid, rounded: weight }
+}
+
+/** The best that the weights alone allow. */
+async function round(
+  stored: StoredWeight,
+  plan: LayerPlan,
+  { pool }: Pick<LayerSource, 'pool'>,
+  signal: AbortSignal | undefined,
+): Promise<{ readonly grid: GridCandidate | undefined; readonly weight: QuantizedWeight }> {
+  const options = codebookOptions(plan)
+  if (options) return { grid: undefined, weight: (await roundToCodebook(stored, options, { pool, signal })).weight }
+  const { bits, groupSize, symmetric } = plan
+  const candidates = gridCandidates('auto', symmetric)
+  const { scheme, method, weight } = await quantizeTensor(stored, { bits, groupSize, candidates }, pool, signal)
+  return { grid: { scheme, method }, weight }
 }
 
 /** The same layer under another plan. */
@@ -49,13 +63,11 @@ export async function withPlan(
   plan: LayerPlan,
   signal: AbortSignal | undefined,
 ): Promise<Member> {
-  const { layer, bits, groupSize, symmetric } = plan
-  const { reduction } = layer.view
+  const { reduction } = plan.layer.view
   const shape = [rows.length / reduction, reduction, 1] as const
   const stored: StoredWeight = { bytes: rows.buffer as SharedArrayBuffer, elementType: 'float32', shape }
-  const options = { bits, groupSize, candidates: gridCandidates('auto', symmetric) }
-  const { scheme, method, weight } = await quantizeTensor(stored, options, source.pool, signal)
-  return { plan, rows, site, grid: { scheme, method }, rounded: weight }
+  const { grid, weight } = await round(stored, plan, source, signal)
+  return { plan, rows, site, grid, rounded: weight }
 }
 
 /**
@@ -63,9 +75,11 @@ export async function withPlan(
  * takes those that its own plan allows.
  */
 export function otherGrids(members: readonly Member[]): GridCandidate[] {
-  const wanted = members.map(({ plan }) => (plan.symmetric === 'yes' ? 'symmetric' : 'asymmetric'))
+  const wanted = members
+    .filter(({ grid }) => grid)
+    .map(({ plan }) => (plan.symmetric === 'yes' ? 'symmetric' : 'asymmetric'))
   return gridCandidates('auto', 'auto').filter(({ scheme, method }) => {
-    const isOwn = members.every(({ grid }) => grid.scheme === scheme && grid.method === method)
+    const isOwn = members.every(({ grid }) => grid?.scheme === scheme && grid.method === method)
     const kind = scheme === 'asymmetric' ? 'asymmetric' : 'symmetric'
     return wanted.includes(kind) && method !== 'hqq' && !isOwn
   })

@@ -6,7 +6,7 @@ import type { LayerPlan } from '../onnx/represent/plan.ts'
 import type { GridMethod } from '../quant/grid.ts'
 import type { GridScheme } from '../quant/quantizedWeight.ts'
 
-/** How one layer's grid was chosen. */
+/** How one layer's grid was chosen. A layer whose levels come from tables has none. */
 export interface GridChoice {
   readonly scheme: GridScheme
   readonly method: GridMethod
@@ -18,12 +18,12 @@ export interface GridChoice {
  */
 function shapingOptions(config: QuantizeConfig): Partial<QuantizeConfig> {
   const { bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed } = config
-  const own = { bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed }
-  if (!isCalibrated(method)) return own
+  const own = { bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed, ...methodSettings(config) }
+  if (!isCalibrated(config)) return own
   const { damping } = config
   // Without data, what is said of them are defaults that nothing came from.
   if (config.data.length === 0) return { ...own, damping }
-  return { ...own, damping, ...samplingOptions(config), ...rsqSettings(config) }
+  return { ...own, damping, ...samplingOptions(config) }
 }
 
 /** Which samples, and how they became inputs. */
@@ -32,8 +32,15 @@ function samplingOptions(config: QuantizeConfig): Partial<QuantizeConfig> {
   return { samples, holdout, select, seqLen, rename, set, normalize, imageSize, layout }
 }
 
-/** Which rotations are tried and how tokens are weighed; what came of it follows from these. */
-export function rsqSettings(config: QuantizeConfig): Partial<QuantizeConfig> {
+/**
+ * What a method is told besides: which codebook, or which rotations are tried and how tokens are weighed. What came of it
+ * follows from these.
+ */
+export function methodSettings(config: QuantizeConfig): Partial<QuantizeConfig> {
+  if (config.method === 'codebook') {
+    const { codebook, rowGroups, trellisWindow } = config
+    return { codebook, rowGroups, trellisWindow }
+  }
   if (config.method !== 'rsq') return {}
   const { rotation, rotationSeeds, onlineRotation, tokenImportance, roll } = config
   const { importanceMin, importanceExponent, importanceLength, importanceQuantile } = config
@@ -44,7 +51,7 @@ export function rsqSettings(config: QuantizeConfig): Partial<QuantizeConfig> {
 /**
  * Enter how the model was made, in place, replacing what an earlier run of qtool entered.
  * @param sha256  of the source's files, the .onnx file first.
- * @param choices one per plan.
+ * @param choices one per plan; undefined for a layer whose levels come from tables.
  */
 export function writeMetadataInPlace(
   proto: ModelProto,
@@ -52,7 +59,7 @@ export function writeMetadataInPlace(
   config: QuantizeConfig,
   sha256: readonly string[],
   plans: readonly LayerPlan[],
-  choices: readonly GridChoice[],
+  choices: readonly (GridChoice | undefined)[],
 ): void {
   const keys: readonly string[] = Object.values(METADATA)
   const kept = proto.metadataProps.filter((entry) => !keys.includes(entry.key))
@@ -61,7 +68,7 @@ export function writeMetadataInPlace(
       weight: p.layer.constant.name,
       bits: p.bits,
       group: p.groupSize,
-      ...choices[i]!,
+      ...(choices[i] ?? tablesOf(p)),
       as: [...new Set(p.uses)].join('+'),
     }),
   )
@@ -72,4 +79,12 @@ export function writeMetadataInPlace(
     makeMetadata(METADATA.config, JSON.stringify(shapingOptions(config))),
     makeMetadata(METADATA.plan, JSON.stringify(plan)),
   ]
+}
+
+/** What stands in place of a grid. */
+function tablesOf({ codebook }: LayerPlan): Pick<PlanEntry, 'method' | 'coding' | 'tables'> {
+  if (!codebook) throw new RangeError('metadata: a layer has neither a grid nor tables')
+  const { coding, tables } = codebook
+  const size = coding.kind === 'vector' ? coding.dim : coding.kind === 'trellis' ? coding.window : ''
+  return { method: 'codebook', coding: `${coding.kind}${size}`, tables }
 }

@@ -1,21 +1,24 @@
 /** @file What a plan comes to in bits and bytes, before any weight is quantized: the figures that budgets are held to. */
 import { expectedError } from '../bitalloc/candidates.ts'
 import { analyseMainGraph } from '../calibration/mainGraph.ts'
+import { expectedIndexError } from '../codebook/codebookForms.ts'
 import { isCalibrated, type QuantizeConfig } from '../config.ts'
 import type { Layers } from '../onnx/layers.ts'
 import type { OnnxModel } from '../onnx/model.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
 import { storedBytes } from '../onnx/represent/stored.ts'
+import type { IndexBits } from '../quant/codebookWeight.ts'
 import { VERSION } from '../version.ts'
 import { plannedBiases } from './biasEdits.ts'
 import { buildOutput, type Provenance, plannedLayer } from './buildOutput.ts'
 import { outputSize } from './outputSize.ts'
 import type { PlannedLayers } from './planLayers.ts'
+import { storedTotal } from './storedTotal.ts'
 
 export interface PlanFigures {
-  /** Mean width of the codes over the quantized weights, bits. */
+  /** Mean width of codes and indices over the quantized weights, bits. */
   readonly meanBits: number
-  /** Stored bits per weight over the same weights: codes, scales, zero points, padding. */
+  /** Stored bits per weight over the same weights: codes, scales, zero points, tables, padding. */
   readonly storedBits: number
   /** The same in bytes, all of them. */
   readonly weightBytes: number
@@ -45,23 +48,21 @@ export function planFigures(
 ): PlanFigures {
   // Corrected biases may come on top.
   const layers = plans.map(({ layer }) => layer)
-  const biases = isCalibrated(config.method) ? plannedBiases(analyseMainGraph(found.index), layers) : []
+  const biases = isCalibrated(config) ? plannedBiases(analyseMainGraph(found.index), layers) : []
   const planned = plans.map((plan) => plannedLayer(plan, plan.symmetric === 'yes'))
   const built = buildOutput(model, planned, biases, target, config, plannedProvenance(model))
   const { totalBytes: outputBytes } = outputSize(built.model, model, config.externalData)
   let weights = 0
   let bits = 0
-  let weightBytes = 0
   let error = 0
   for (const plan of plans) {
     const count = plan.layer.weights
     weights += count
     bits += plan.bits * count
-    weightBytes += plannedBytes(plan)
-    const own = expectedError(plan.bits, plan.groupSize, plan.layer.view.reduction)
-    error += (plan.symmetric === 'yes' ? own * SYMMETRIC_PENALTY : own) * count
+    error += expectedErrorOf(plan) * count
   }
   const per = Math.max(1, weights)
+  const weightBytes = storedTotal(planned)
   return {
     meanBits: bits / per,
     storedBits: (8 * weightBytes) / per,
@@ -69,6 +70,12 @@ export function planFigures(
     outputBytes,
     expectedError: error / per,
   }
+}
+
+function expectedErrorOf({ bits, groupSize, symmetric, codebook, layer }: LayerPlan): number {
+  if (codebook) return expectedIndexError(bits as IndexBits, groupSize)
+  const own = expectedError(bits, groupSize, layer.view.reduction)
+  return symmetric === 'yes' ? own * SYMMETRIC_PENALTY : own
 }
 
 /** Digests are not known yet; they are as long as these. */

@@ -1,8 +1,9 @@
 /** @file From a choice per layer to a plan of the model: representations, the opset that carries them, layers left alone. */
-import type { QuantizeConfig } from '../config.ts'
+import { DEFAULT_GROUP_SIZE, type QuantizeConfig } from '../config.ts'
 import type { Layers, WeightedLayer } from '../onnx/layers.ts'
 import type { OnnxModel } from '../onnx/model.ts'
 import { opsetOf, planOpset } from '../onnx/opset.ts'
+import { codebookOpset } from '../onnx/represent/codebookForm.ts'
 import {
   BLOCKED_DEQUANTIZE_OPSET,
   type LayerChoice,
@@ -36,7 +37,8 @@ export type LayerPlanner = (choices: readonly (LayerChoice | 'skip')[]) => Plann
  * About what the nodes, names and metadata around a quantized tensor take in the file (measured on small models, first
  * layer apart, which also brings the shared constants). A layer that saves less than this stays as it is.
  */
-function nodeBytes({ storage, bits, uses }: LayerPlan): number {
+function nodeBytes({ storage, bits, uses, codebook }: LayerPlan): number {
+  if (codebook) return 2000
   if (storage !== 'rows' && storage !== 'nibble3') return 400
   const planes = bits === 8 ? 0 : PLANES[bits].length
   return 700 + 250 * planes + (uses.includes('gather-rows') ? 900 : 0)
@@ -46,12 +48,16 @@ function nodeBytes({ storage, bits, uses }: LayerPlan): number {
 export function layerPlanner(
   model: OnnxModel,
   found: Layers,
-  { format, accuracyLevel }: Pick<QuantizeConfig, 'format' | 'accuracyLevel'>,
+  { format, accuracyLevel, groupSize }: Pick<QuantizeConfig, 'format' | 'accuracyLevel' | 'groupSize'>,
 ): LayerPlanner {
   const reachable = opsetFinder(model, found)
   return (choices) => {
     const chosen = found.layers.map((layer, i) => ({ layer, choice: choices[i]! }))
-    const target: Target = { format, accuracyLevel, opset: reachable(wantedOpset(chosen, { format, accuracyLevel })) }
+    const target: Target = {
+      format,
+      accuracyLevel,
+      opset: reachable(wantedOpset(chosen, { format, accuracyLevel }, groupSize)),
+    }
     const plans: LayerPlan[] = []
     const skipped: SkippedLayer[] = []
     for (const { layer, choice } of chosen) {
@@ -59,7 +65,7 @@ export function layerPlanner(
         skipped.push({ layer, reason: 'skipped by --layer', byUser: true })
         continue
       }
-      const plan = planLayer(layer, choice, target)
+      const plan = planEither(layer, choice, target, groupSize)
       const before = tensorByteLength(layer.constant.tensor)
       const after = storedBytes(plan, choice.symmetric !== 'no', 'float16') + nodeBytes(plan)
       if (after < before) plans.push(plan)
@@ -72,17 +78,38 @@ export function layerPlanner(
   }
 }
 
+/** A choice of tables as one of a grid: a whole row is too long for one grid, unless the user wants it so. */
+export function onGrid(choice: LayerChoice, { groupSize }: Pick<QuantizeConfig, 'groupSize'>): LayerChoice {
+  const size = groupSize ?? (choice.groupSize === 'channel' ? DEFAULT_GROUP_SIZE : choice.groupSize)
+  return { ...choice, groupSize: size, codebook: undefined }
+}
+
+/** Plan one layer. One that cannot have the tables of its choice is on a grid, with the notes that say why. */
+function planEither(
+  layer: WeightedLayer,
+  choice: LayerChoice,
+  target: Target,
+  groupSize: QuantizeConfig['groupSize'],
+): LayerPlan {
+  const plan = planLayer(layer, choice, target)
+  if (!choice.codebook || plan.codebook) return plan
+  const grid = planLayer(layer, onGrid(choice, { groupSize }), target)
+  return { ...grid, notes: [...new Set([...plan.notes, ...grid.notes])] }
+}
+
 /** The lowest opset at which every layer can be written as asked. */
 function wantedOpset(
   chosen: readonly { readonly layer: WeightedLayer; readonly choice: LayerChoice | 'skip' }[],
   target: Omit<Target, 'opset'>,
+  groupSize: QuantizeConfig['groupSize'],
 ): number {
   // At the newest opset nothing is widened, so the plan shows what each layer would like to be.
   const ideal: Target = { ...target, opset: BLOCKED_DEQUANTIZE_OPSET }
   const wanted = chosen.flatMap(({ layer, choice }) => {
     if (choice === 'skip') return []
     if (target.format === 'standard') return [BLOCKED_DEQUANTIZE_OPSET]
-    const { storage } = planLayer(layer, choice, ideal)
+    const { storage, codebook } = planEither(layer, choice, ideal, groupSize)
+    if (codebook) return [codebookOpset(codebook, choice.bits)]
     return storage === 'blocks' || storage === 'packed' ? [] : [UNPACK_OPSET[choice.bits]]
   })
   return Math.max(0, ...wanted)

@@ -8,13 +8,14 @@ import { allocateUniform, type Candidate } from '../bitalloc/allocate.ts'
 import { type Budget, parseBudget } from '../bitalloc/budget.ts'
 import { uniformCandidates } from '../bitalloc/candidates.ts'
 import { applyOverrides } from '../bitalloc/overrides.ts'
+import { codebookForm, codebookNamed, hasBits } from '../codebook/codebookForms.ts'
 import { DEFAULT_BITS, DEFAULT_GROUP_SIZE, type QuantizeConfig } from '../config.ts'
 import { QtoolError } from '../errors.ts'
-import type { Layers } from '../onnx/layers.ts'
+import type { Layers, WeightedLayer } from '../onnx/layers.ts'
 import type { OnnxModel } from '../onnx/model.ts'
 import type { LayerChoice } from '../onnx/represent/plan.ts'
 import { planFigures } from './planFigures.ts'
-import { type LayerPlanner, layerPlanner, type PlannedLayers } from './planLayers.ts'
+import { type LayerPlanner, layerPlanner, onGrid, type PlannedLayers } from './planLayers.ts'
 
 export interface ModelPlan extends PlannedLayers {
   /** What the metadata says: the settings, with what the budget came to where that is the same for all layers. */
@@ -38,7 +39,7 @@ export interface Freedom {
 export function freedomOf(
   model: OnnxModel,
   found: Layers,
-  config: Pick<QuantizeConfig, 'layers' | 'format' | 'accuracyLevel'>,
+  config: Pick<QuantizeConfig, 'layers' | 'format' | 'accuracyLevel' | 'groupSize'>,
 ): Freedom {
   const named = found.layers.map((layer) => ({ name: layer.name, weight: layer.constant.name }))
   const { choices: fixed, unmatched } = applyOverrides(named, config.layers)
@@ -76,18 +77,31 @@ export function planModel(
 ): ModelPlan {
   const { fixed, planner, warnings } = freedomOf(model, found, config)
   const budget = config.budget === undefined ? undefined : parseBudget(config.budget)
-  const defaults = { bits: DEFAULT_BITS, groupSize: DEFAULT_GROUP_SIZE }
-  const configurations = uniformCandidates(budget, config, defaults)
+  const withTables = config.method === 'codebook' ? tableChoices(found, config) : undefined
+  const defaults = { bits: DEFAULT_BITS, groupSize: withTables ? 'channel' : DEFAULT_GROUP_SIZE } as const
+  const configurations = uniformCandidates(budget, config, defaults).filter(
+    ({ bits }) => !withTables || hasBits(codebookNamed(config), bits),
+  )
   const planFor = (choice: LayerChoice) =>
-    planner(fixed.map((bits) => (bits === 'skip' ? bits : withBits(choice, bits))))
-  const settledBy = (choice: LayerChoice): QuantizeConfig => ({ ...config, ...choice, budget: undefined })
+    planner(
+      found.layers.map((layer, i) => {
+        const bits = fixed[i]
+        if (bits === 'skip') return bits
+        const own = bits === undefined ? choice : { ...choice, bits }
+        return withTables ? withTables(layer, own) : own
+      }),
+    )
+  const settledBy = ({ bits, groupSize, symmetric }: LayerChoice): QuantizeConfig => {
+    return { ...config, bits, groupSize, symmetric, budget: undefined }
+  }
   const chosen: LayerChoice =
     budget === undefined ? { ...configurations[0]!, symmetric: config.symmetric } : choose(budget)
   return { ...planFor(chosen), settled: settledBy(chosen), warnings, ...limitsOf(model, budget) }
 
   function choose(within: Budget): LayerChoice {
-    // A budget on the mean width says nothing of zero points; elsewhere doing without them is a candidate of its own.
-    const both = config.symmetric === 'auto' && within.kind !== 'meanBits'
+    // A budget on the mean width says nothing of zero points; elsewhere doing without them is a candidate of its own. Tables
+    // have none.
+    const both = config.symmetric === 'auto' && within.kind !== 'meanBits' && !withTables
     const grids: QuantizeConfig['symmetric'][] = both ? ['auto', 'yes'] : [config.symmetric]
     const candidates = configurations
       .flatMap((configuration) => grids.map((symmetric): LayerChoice => ({ ...configuration, symmetric })))
@@ -105,8 +119,22 @@ export function planModel(
   }
 }
 
-function withBits(choice: LayerChoice, bits: LayerChoice['bits'] | undefined): LayerChoice {
-  return bits === undefined ? choice : { ...choice, bits }
+/**
+ * How each layer's choice gets its tables. A layer that was set by hand to a width that the codebook does not have is on a
+ * grid.
+ */
+function tableChoices(
+  found: Layers,
+  config: QuantizeConfig,
+): (layer: WeightedLayer, choice: LayerChoice) => LayerChoice {
+  const name = codebookNamed(config)
+  const { rowGroups, trellisWindow } = config
+  const weights = found.layers.reduce((sum, layer) => sum + layer.weights, 0)
+  return ({ view }, choice) => {
+    if (!hasBits(name, choice.bits)) return onGrid(choice, config)
+    const rows = view.outer * view.inner
+    return { ...choice, codebook: codebookForm(name, choice.bits, rows, { rowGroups, trellisWindow, weights }) }
+  }
 }
 
 function isSame(settled: QuantizeConfig, { bits, groupSize, symmetric }: LayerChoice): boolean {

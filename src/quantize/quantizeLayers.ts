@@ -2,6 +2,8 @@
  * @file Weights in, stored layers out: reads each weight once in the order of the files, quantizes it, packs it, and
  * hands its bytes to a sink, so that one weight at a time is in memory.
  */
+import { codebookOptions } from '../codebook/codebookOptions.ts'
+import { roundToCodebook } from '../codebook/roundToCodebook.ts'
 import type { QuantizeConfig } from '../config.ts'
 import type { Payload } from '../onnx/model.ts'
 import { DataType } from '../onnx/proto.ts'
@@ -9,13 +11,25 @@ import { packLayer } from '../onnx/represent/packLayer.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
 import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
 import { gridCandidates } from '../quant/candidates.ts'
-import type { QuantizedWeight } from '../quant/quantizedWeight.ts'
-import { type QuantizedTensor, quantizeTensor } from '../quant/quantizeTensor.ts'
+import { tableLength } from '../quant/codebookWeight.ts'
+import { isCodebook, type QuantizedWeight } from '../quant/quantizedWeight.ts'
+import { quantizeTensor } from '../quant/quantizeTensor.ts'
 import { Workspace } from '../quant/workspace.ts'
 import type { LayerCalibration } from '../report.ts'
 import { type LayerReference, makeReference, type Rounding } from '../verify/reference.ts'
 import type { StoredLayer } from './buildOutput.ts'
+import type { GridChoice } from './metadata.ts'
 import { fileOrder, type LayerSource, readStored, weightErrors } from './readWeight.ts'
+
+/** A layer's numbers. */
+interface RoundedLayer {
+  readonly weight: QuantizedWeight
+  /** Undefined for a codebook. */
+  readonly choice: GridChoice | undefined
+  /** ‖W − Ŵ‖² and ‖W‖². */
+  readonly squaredError: number
+  readonly squaredNorm: number
+}
 
 /** A stored layer with what is known of its error, and what it must compute. */
 export interface QuantizedLayerData extends StoredLayer {
@@ -54,7 +68,7 @@ export async function quantizeLayers(
   )
   // Two of everything: while the pool computes on one weight, this thread packs the one before and reads the next.
   const workspaces = [new Workspace(), new Workspace()] as const
-  const start = (place: number): Promise<QuantizedTensor> | undefined => {
+  const start = (place: number): Promise<RoundedLayer> | undefined => {
     const i = order[place]
     if (i === undefined) return undefined
     const computing = compute({ ...source, workspace: workspaces[place % 2]! }, plans[i]!, config, run.signal)
@@ -81,33 +95,39 @@ export async function quantizeLayers(
 /** Read a weight and have the pool quantize it. The reading is done when this returns. */
 function compute(
   source: LayerSource,
-  { layer, bits, groupSize, symmetric }: LayerPlan,
+  plan: LayerPlan,
   { method }: QuantizeConfig,
   signal: AbortSignal | undefined,
-): Promise<QuantizedTensor> {
+): Promise<RoundedLayer> {
+  const { layer, bits, groupSize, symmetric } = plan
+  const { pool } = source
   const stored = readStored(source, layer)
+  const tables = codebookOptions(plan)
+  if (tables) {
+    return weightErrors(source.model.path, layer, async () => {
+      return { ...(await roundToCodebook(stored, tables, { pool, signal })), choice: undefined }
+    })
+  }
   const options = {
     bits,
     groupSize,
     candidates: gridCandidates(method === 'rtn' ? 'rtn' : 'auto', symmetric),
     workspace: source.workspace,
   }
-  return weightErrors(source.model.path, layer, () => quantizeTensor(stored, options, source.pool, signal))
+  return weightErrors(source.model.path, layer, async () => {
+    const { scheme, method, ...rounded } = await quantizeTensor(stored, options, pool, signal)
+    return { ...rounded, choice: { scheme, method } }
+  })
 }
 
 /** Pack a layer and hand its bytes to the sink. */
 export async function packQuantized(
-  plan: LayerPlan,
-  {
-    weight,
-    scheme,
-    method,
-    squaredError,
-    squaredNorm,
-  }: Omit<QuantizedTensor, 'weight'> & { readonly weight: QuantizedWeight },
+  planned: LayerPlan,
+  { weight, choice, squaredError, squaredNorm }: RoundedLayer,
   config: QuantizeConfig,
   sink: (bytes: Uint8Array) => Payload,
 ): Promise<QuantizedLayerData> {
+  const plan = asSolved(planned, weight)
   const { tensors, bytes } = packLayer(plan, weight)
   await nextTurn()
   const payloads = bytes.map(sink)
@@ -119,8 +139,16 @@ export async function packQuantized(
   const verifies = config.verify && !config.dryRun
   const reference = verifies ? makeReference(weight, roundingOf(plan), config.seed, keep) : undefined
   const { scaleType } = weight
-  const choice = { scheme, method }
   return { plan, choice, tensors, payloads, scaleType, squaredError, squaredNorm, reference, calibration: undefined }
+}
+
+/** The plan with the tables that the weight has come to: how many pay for themselves, only the weights can say. */
+function asSolved(plan: LayerPlan, weight: QuantizedWeight): LayerPlan {
+  const { codebook } = plan
+  if (!codebook || !isCodebook(weight)) return plan
+  const tables = weight.tables.length / tableLength(weight.coding, weight.bits)
+  const { coding, shared, permuted } = codebook
+  return { ...plan, codebook: { coding, tables, shared, permuted: permuted && tables > 1 } }
 }
 
 /** Type in which the file hands the weight on. Kernels compute with the dequantized values themselves. */

@@ -1,4 +1,5 @@
 /** @file The quantize report, from what was planned, chosen, written and verified. */
+import { codebookNamed } from '../codebook/codebookForms.ts'
 import type { QuantizeConfig } from '../config.ts'
 import { fileSizes } from '../onnx/fileSizes.ts'
 import { findConstant } from '../onnx/graph.ts'
@@ -7,6 +8,7 @@ import { layerMacs } from '../onnx/macs.ts'
 import type { OnnxModel } from '../onnx/model.ts'
 import { planOpset } from '../onnx/opset.ts'
 import { elementTypeName, tensorByteLength } from '../onnx/tensorData.ts'
+import type { CodebookForm } from '../quant/codebookWeight.ts'
 import type {
   AllocationReport,
   CalibrationReport,
@@ -23,6 +25,7 @@ import type { BiasEdit } from './biasEdits.ts'
 import type { PlannedLayers } from './planLayers.ts'
 import type { ModelPlan } from './planModel.ts'
 import type { QuantizedLayerData } from './quantizeLayers.ts'
+import { storedTotal } from './storedTotal.ts'
 
 /** What every report says of a layer. @param shapes inferred output shapes, where the model declares none. */
 export function layerInfo(
@@ -108,7 +111,7 @@ export function quantizeReport(outcome: QuantizeOutcome, config: QuantizeConfig,
   const { model, found, plan, layers, output } = outcome
   const source = fileSizes(model)
   const opset = planOpset(model.proto, plan.target.opset)
-  const rows = layers.map((layer) => quantizedLayer(found, layer))
+  const rows = layers.map((layer) => quantizedLayer(found, layer, config))
   const weights = rows.reduce((sum, row) => sum + row.weights, 0)
   const sum = (value: (layer: QuantizedLayerData) => number) => layers.reduce((total, layer) => total + value(layer), 0)
   const norm = sum((layer) => layer.squaredNorm)
@@ -127,7 +130,7 @@ export function quantizeReport(outcome: QuantizeOutcome, config: QuantizeConfig,
     totals: {
       weights,
       meanBits: weights === 0 ? 0 : rows.reduce((total, row) => total + row.bits * row.weights, 0) / weights,
-      bitsPerWeight: weights === 0 ? 0 : (8 * rows.reduce((total, row) => total + row.storedBytes, 0)) / weights,
+      bitsPerWeight: weights === 0 ? 0 : (8 * storedTotal(layers)) / weights,
       relativeError: norm === 0 ? 0 : sum((layer) => layer.squaredError) / norm,
       ratio: output.totalBytes / source.totalBytes,
     },
@@ -140,7 +143,7 @@ export function quantizeReport(outcome: QuantizeOutcome, config: QuantizeConfig,
   }
 }
 
-function quantizedLayer(found: Layers, layer: QuantizedLayerData): QuantizedLayer {
+function quantizedLayer(found: Layers, layer: QuantizedLayerData, config: QuantizeConfig): QuantizedLayer {
   const { plan, choice, tensors, squaredError, squaredNorm } = layer
   const info = layerInfo(found, plan.layer)
   const storedBytes = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0)
@@ -148,7 +151,7 @@ function quantizedLayer(found: Layers, layer: QuantizedLayerData): QuantizedLaye
     ...info,
     bits: plan.bits,
     groupSize: plan.groupSize,
-    ...choice,
+    ...(choice ?? tablesOf(plan.codebook!, config)),
     scaleType: layer.scaleType,
     representations: [...new Set(plan.uses)],
     storedBytes,
@@ -157,4 +160,9 @@ function quantizedLayer(found: Layers, layer: QuantizedLayerData): QuantizedLaye
     notes: plan.notes,
     calibration: layer.calibration,
   }
+}
+
+function tablesOf({ coding, tables, shared, permuted }: CodebookForm, config: QuantizeConfig) {
+  const name = codebookNamed(config)
+  return { method: 'codebook', codebook: { name, coding, tables, shared, permuted } } as const
 }

@@ -2,6 +2,7 @@
  * @file A group of layers that read the same tensor: candidates are solved for all of them, and the one with the least error
  * on held-out samples is kept. Plain rounding is always a candidate.
  */
+import { codebookOptions, draftOf, levelsCompared } from '../codebook/codebookOptions.ts'
 import type { Order } from '../hessian/prepare.ts'
 import type { GridCandidate } from '../quant/candidates.ts'
 import type { QuantizedWeight } from '../quant/quantizedWeight.ts'
@@ -47,13 +48,16 @@ const FLOPS_PER_UNIT = 14
  */
 const SOLVER_SHARE = 16
 
-function solutionFlops(rows: number, cols: number): number {
-  return FLOPS_PER_UNIT * rows * cols * cols
+/** Operations of one comparison with a level of a codebook, over all sweeps. */
+const FLOPS_PER_LEVEL = 40
+
+/** @param levels that a codebook compares for each weight; 0 for grids. */
+function solutionFlops(rows: number, cols: number, levels: number): number {
+  return rows * cols * (FLOPS_PER_UNIT * cols + FLOPS_PER_LEVEL * levels)
 }
 
 /** How many candidates are worth their time beside the statistics, which take 4·T·K². */
-function candidateLimit(rows: number, cols: number, positions: number): number {
-  const own = solutionFlops(rows, cols)
+function candidateLimit(own: number, cols: number, positions: number): number {
   const statistics = 4 * positions * cols * cols
   return own <= CHEAP_FLOPS ? MOST : Math.max(1, Math.min(MOST, Math.floor(statistics / SOLVER_SHARE / own)))
 }
@@ -93,7 +97,10 @@ export async function solveGroup(
 ): Promise<GroupOutcome> {
   const cols = hessians.statistics(0).cols
   const rows = members.reduce((sum, { rows: weight }) => sum + weight.length / cols, 0) / hessians.blocks
-  let left = candidateLimit(rows, cols, hessians.statistics(0).weight)
+  const books = members.flatMap(({ plan }) => codebookOptions(plan) ?? [])
+  const own = solutionFlops(rows, cols, Math.max(0, ...books.map((book) => levelsCompared(draftOf(book)))))
+  let left = candidateLimit(own, cols, hessians.statistics(0).weight)
+  const isDraft = books.some((book) => draftOf(book) !== book)
   let failed = false
   const tried = new Map<string, number>()
   const judged = async (name: string, candidate: Candidate | undefined, weights: readonly QuantizedWeight[]) => {
@@ -110,19 +117,23 @@ export async function solveGroup(
     members.map(({ rounded }) => rounded),
   )
   let best: GroupSolution = rounding
+  const solve = async (candidate: Candidate, draft: boolean): Promise<GroupSolution | undefined> => {
+    const weights: QuantizedWeight[] = []
+    for (const member of members) {
+      const weight = await solveMember(member, hessians, candidate, tools, draft)
+      if (!weight) return undefined
+      weights.push(weight)
+    }
+    return judged(nameOf(candidate), candidate, weights)
+  }
   const attempt = async (candidate: Candidate, wanted = CLEARLY_LESS) => {
     if (left <= 0 || failed) return
     left--
-    const weights: QuantizedWeight[] = []
-    for (const member of members) {
-      const weight = await solveMember(member, hessians, candidate, tools)
-      if (!weight) {
-        failed = true
-        return
-      }
-      weights.push(weight)
+    const solution = await solve(candidate, isDraft)
+    if (!solution) {
+      failed = true
+      return
     }
-    const solution = await judged(nameOf(candidate), candidate, weights)
     const bar = best === rounding ? 1 : wanted
     if (solution.heldOutError < bar * best.heldOutError) best = solution
   }
@@ -135,11 +146,15 @@ export async function solveGroup(
   if (hessians.hasDrift) for (const share of [0.5, 0.25, 0]) await attempt({ ...now(), alpha: share })
   await attempt({ ...now(), damping: damping * STRONGER })
   if (hasSite) await attempt({ ...now(), centred: false })
-  const restarts = RESTART_FLOPS / solutionFlops(rows, cols) / (1 + grids.length)
-  if (restarts >= RESTARTS.length) await attempt({ ...now(), orders: RESTARTS, grids }, 1)
+  const restarts = RESTART_FLOPS / own / (1 + grids.length)
+  if (books.length === 0 && restarts >= RESTARTS.length) await attempt({ ...now(), orders: RESTARTS, grids }, 1)
   else {
     await attempt({ ...now(), orders: ['greedy'] })
-    await attempt({ ...now(), grids })
+    if (grids.length > 0) await attempt({ ...now(), grids })
+  }
+  if (isDraft && best.candidate) {
+    const full = await solve(best.candidate, false)
+    best = full && full.heldOutError < rounding.heldOutError ? full : rounding
   }
   tried.delete(best.name)
   const rejected = [...tried].map(([name, heldOutError]) => ({ name, heldOutError }))

@@ -1,4 +1,6 @@
 /** @file One layer under one candidate: target, solver, bias; block by block where the layer has several Hessians. */
+import { type CodebookOptions, codebookOptions, draftOf } from '../codebook/codebookOptions.ts'
+import { type CodebookSolution, solveCodebook } from '../codebook/solveCodebook.ts'
 import { type Solution, solveLayer } from '../gptq/solveLayer.ts'
 import { driftOf } from '../hessian/drift.ts'
 import { layerHessian } from '../hessian/layerHessian.ts'
@@ -113,6 +115,7 @@ const LARGE_COLS = 1024
 
 /**
  * Solve one layer.
+ * @param draft candidates are only compared: a codebook may be searched in less than its full form.
  * @returns undefined where a Hessian could not be factored.
  */
 export async function solveMember(
@@ -120,12 +123,16 @@ export async function solveMember(
   hessians: GroupHessians,
   candidate: Candidate,
   tools: SolverTools,
+  draft = false,
 ): Promise<QuantizedWeight | undefined> {
   const { plan, rows } = member
+  const options = codebookOptions(plan)
+  if (options) return solveOnCodebook(member, draft ? draftOf(options) : options, hessians, candidate, tools)
   const cols = plan.layer.view.reduction
   const perBlock = rows.length / cols / hessians.blocks
   const centred = candidate.centred && member.site !== undefined
-  const grids = [member.grid, ...candidate.grids.filter((grid) => isOther(grid, member.grid))]
+  const own = member.grid!
+  const grids = [own, ...candidate.grids.filter((grid) => isOther(grid, own))]
   const solve = async (scaleType: 'auto' | 'float32') => {
     const parts: GridWeight[] = []
     for (const { block, first, count } of partsOf(hessians.blocks, perBlock, cols)) {
@@ -154,6 +161,33 @@ export async function solveMember(
   let parts = await solve('auto')
   if (parts?.some(({ scaleType }) => scaleType !== parts![0]!.scaleType)) parts = await solve('float32')
   return parts && joinRows(parts)
+}
+
+/**
+ * A layer that gets a codebook: all its rows at once, which share tables or follow each other in lanes, so that the best of
+ * several orders is taken as a whole.
+ */
+async function solveOnCodebook(
+  { rows, site }: Member,
+  options: CodebookOptions,
+  hessians: GroupHessians,
+  { alpha, orders, centred: wantsCentred, damping }: Candidate,
+  tools: SolverTools,
+): Promise<QuantizedWeight | undefined> {
+  const { cols } = hessians.statistics(0)
+  const count = rows.length / cols
+  const centred = wantsCentred && site !== undefined
+  let target: Float32Array | undefined
+  let best: CodebookSolution | undefined
+  for (const order of orders) {
+    const prepared = await hessians.prepared(0, { order, centred, damping })
+    if (!prepared) return undefined
+    const drift = alpha > 0 ? await hessians.drift(0, prepared, centred) : undefined
+    target ??= drift ? await movedTarget(rows, count, cols, drift, alpha, tools.products) : rows
+    const solution = await solveCodebook({ target, rows: count, cols, hessian: prepared }, options, tools)
+    if (!best || solution.loss < best.loss) best = solution
+  }
+  return best!.weight
 }
 
 /** What the solver leaves in memory. */

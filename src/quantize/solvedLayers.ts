@@ -15,7 +15,8 @@ import { packQuantized, type QuantizedLayerData } from './quantizeLayers.ts'
 /** What was decided for a layer. */
 export interface Decision {
   readonly weight: QuantizedWeight
-  readonly grid: GridCandidate
+  /** Undefined for a codebook. */
+  readonly grid: GridCandidate | undefined
   readonly calibration: LayerCalibration | undefined
   /** The bias with this layer's correction; undefined where it stays. */
   readonly bias: FeedTensor | undefined
@@ -23,7 +24,7 @@ export interface Decision {
 
 /** What a checkpoint keeps of a decision besides the numbers. */
 interface Info {
-  readonly grid: GridCandidate
+  readonly grid: GridCandidate | undefined
   readonly calibration: LayerCalibration | undefined
   readonly positions: number
 }
@@ -68,7 +69,7 @@ export class SolvedLayers {
       this.#checkpoint.append({ layer: name, info, weight, bias: bias && floatsOf(bias) })
     }
     const errors = squaredErrors(rows, weight)
-    const packed = await packQuantized(plan, { weight, ...grid, ...errors }, this.#config, this.#sink)
+    const packed = await packQuantized(plan, { weight, choice: grid, ...errors }, this.#config, this.#sink)
     this.#layers.set(plan, { ...packed, calibration })
     if (site && bias) this.#biases.set(site.added, { site, value: bias })
   }

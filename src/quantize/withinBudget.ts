@@ -12,6 +12,7 @@ import { plannedProvenance } from './planFigures.ts'
 import type { ModelPlan } from './planModel.ts'
 import { type QuantizedLayerData, quantizeLayers } from './quantizeLayers.ts'
 import type { LayerSource } from './readWeight.ts'
+import { storedTotal } from './storedTotal.ts'
 import type { Output } from './writeOutput.ts'
 
 /** Slack for sums in floating point. */
@@ -59,7 +60,7 @@ export async function quantizeWithinBudget(
     const { sink } = output
     // Statistics are those of the float network, whatever the plan: the first pass has written them.
     const own = data && rejected.length > 0 ? { ...config, stats: [] } : config
-    const made = isCalibrated(config.method)
+    const made = isCalibrated(config)
       ? await calibrate({ source, found, importance, plans, config: own, sink }, data, output.temporaries, run)
       : { ...UNCALIBRATED, layers: await quantizeLayers(source, plans, config, sink, run) }
     const { layers, biases, report, warnings } = made
@@ -82,9 +83,8 @@ function excessBytes(
   if (layers.length === 0) return 0
   let excess = 0
   if (plan.bitsPerWeightLimit !== undefined) {
-    const bytes = layers.reduce((sum, { tensors }) => tensors.reduce((all, tensor) => all + tensor.bytes, sum), 0)
     const weights = layers.reduce((sum, layer) => sum + layer.plan.layer.weights, 0)
-    excess = bytes - ((plan.bitsPerWeightLimit + BITS_SLACK) * weights) / 8
+    excess = storedTotal(layers) - ((plan.bitsPerWeightLimit + BITS_SLACK) * weights) / 8
   }
   if (plan.byteLimit === undefined) return Math.max(0, excess)
   const built = buildOutput(model, layers, biases, plan.target, plan.settled, plannedProvenance(model))

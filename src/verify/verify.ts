@@ -101,8 +101,9 @@ async function verifyUse(
   const strict = use.dataType === DataType.FLOAT16 ? TOLERANCE.float16Product : TOLERANCE.float32Product
   // With float activations, which tells wrong codes from rounding; and once for each kernel, as it will run.
   const inFloat = await check(strict, 0)
-  const { bits, storage, kernelBlock } = use.plan
-  const kernel = `${storage} ${bits} ${kernelBlock} ${use.dataType}`
+  const { bits, storage, kernelBlock, codebook } = use.plan
+  const coding = codebook ? ` ${JSON.stringify(codebook.coding)}` : ''
+  const kernel = `${storage} ${bits} ${kernelBlock} ${use.dataType}${coding}`
   if (!kernels.has(kernel)) await check(TOLERANCE.int8Activations)
   kernels.add(kernel)
   return inFloat

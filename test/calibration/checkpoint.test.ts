@@ -4,7 +4,8 @@ import fc from 'fast-check'
 import { afterEach, expect, test, vi } from 'vitest'
 import { openCheckpoint, type SolvedRecord } from '../../src/calibration/checkpoint.ts'
 import { settingsFingerprint } from '../../src/calibration/fingerprint.ts'
-import { BITS } from '../../src/quant/quantizedWeight.ts'
+import { type Coding, lanesOf, tableLength } from '../../src/quant/codebookWeight.ts'
+import { BITS, type GridWeight } from '../../src/quant/quantizedWeight.ts'
 import { makeRandom } from '../../src/random.ts'
 import { expectQtoolError } from '../helpers/qtoolErrors.ts'
 import { useTempDir } from '../helpers/tempDir.ts'
@@ -33,7 +34,11 @@ interface Shape {
   readonly isHalf: boolean
 }
 
-function record(layer: string, shape: Shape, info: unknown = { won: 'greedy', loss: 1 / 3 }): SolvedRecord {
+function record(
+  layer: string,
+  shape: Shape,
+  info: unknown = { won: 'greedy', loss: 1 / 3 },
+): SolvedRecord & { weight: GridWeight } {
   const { rows, cols, groupSize, bits, hasZeroPoints, bias, isHalf } = shape
   const random = makeRandom(rows * 1000 + cols)
   const codes = (length: number) => Uint8Array.from({ length }, () => random.below(2 ** bits))
@@ -60,6 +65,47 @@ const shape: fc.Arbitrary<Shape> = fc.record({
   hasZeroPoints: fc.boolean(),
   bias: fc.option(fc.integer({ min: 0, max: 5 }), { nil: undefined }),
   isHalf: fc.boolean(),
+})
+interface TableShape {
+  readonly rows: number
+  readonly cols: number
+  readonly groupSize: number
+  readonly bits: 2 | 3 | 4
+  readonly coding: Coding
+  readonly tables: number
+}
+
+/** A layer whose levels come from tables; every table, code and level can occur. */
+function tableRecord(layer: string, shape: TableShape) {
+  const { rows, cols, groupSize, bits, coding, tables } = shape
+  const random = makeRandom(rows * 1000 + cols)
+  const isVector = coding.kind === 'vector'
+  const weight = {
+    ...{ rows, cols, bits, coding, groupSize },
+    codes: Uint8Array.from({ length: (isVector ? lanesOf(coding, rows) : rows) * cols }, () =>
+      random.below(isVector ? 256 : 2 ** bits),
+    ),
+    tables: Int8Array.from({ length: tables * tableLength(coding, bits) }, () => random.below(255) - 127),
+    tableOf: Uint16Array.from({ length: rows }, () => 65535 - random.below(tables)),
+    scales: Float32Array.from({ length: rows * Math.ceil(cols / groupSize) }, () => random.normal()),
+    scaleType: 'float16',
+  } as const
+  return { layer, info: {}, weight, bias: undefined } satisfies SolvedRecord
+}
+
+const tableShape: fc.Arbitrary<TableShape> = fc.record({
+  rows: fc.integer({ min: 1, max: 9 }),
+  cols: fc.integer({ min: 1, max: 20 }),
+  groupSize: fc.integer({ min: 1, max: 20 }),
+  bits: fc.constantFrom(2, 3, 4),
+  coding: fc.constantFrom<Coding>(
+    { kind: 'scalar' },
+    { kind: 'vector', dim: 2 },
+    { kind: 'vector', dim: 4 },
+    { kind: 'trellis', window: 8 },
+    { kind: 'trellis', window: 12 },
+  ),
+  tables: fc.integer({ min: 1, max: 5 }),
 })
 const PLAIN: Shape = { rows: 2, cols: 3, groupSize: 2, bits: 4, hasZeroPoints: true, bias: 2, isHalf: true }
 const PLAIN_RECORDS = ['l0', 'l1', 'l2'].map((layer) => record(layer, PLAIN))
@@ -101,6 +147,27 @@ test('layers read as they were appended, in the same run and in the next', () =>
       next.close()
     }),
     { numRuns: 40 },
+  )
+})
+
+test('layers with tables read as they were appended, between others, in the same run and in the next', () => {
+  withoutSyncs()
+  fc.assert(
+    fc.property(fc.array(tableShape, { minLength: 1, maxLength: 3 }), (shapes) => {
+      const file = at('tables')
+      fs.rmSync(file, { force: true })
+      const records = [...shapes.map((one, i) => tableRecord(`t${i}`, one)), ...PLAIN_RECORDS]
+      const checkpoint = openCheckpoint(file, RUN)
+      for (const one of records) {
+        checkpoint.append(one)
+        expect(checkpoint.read(one.layer)).toEqual(one)
+      }
+      checkpoint.close()
+      const next = openCheckpoint(file, RUN)
+      for (const one of records) expect(next.read(one.layer)).toEqual(one)
+      next.close()
+    }),
+    { numRuns: 10 },
   )
 })
 
@@ -262,6 +329,14 @@ test('misuse is found: a layer twice, one that is not there, wrong lengths, a cl
     const weight = { ...bad.weight, [part]: bad.weight[part]!.subarray(1) }
     expect(() => checkpoint.append({ ...bad, weight })).toThrow(RangeError)
   }
+  const coding = { kind: 'vector', dim: 2 } as const
+  const tables = tableRecord('bad', { rows: 3, cols: 3, groupSize: 2, bits: 4, coding, tables: 2 })
+  for (const part of ['codes', 'scales', 'tables', 'tableOf'] as const) {
+    const weight = { ...tables.weight, [part]: tables.weight[part].subarray(1) }
+    expect(() => checkpoint.append({ ...tables, weight })).toThrow(RangeError)
+  }
+  const none = { ...tables.weight, tables: new Int8Array(0) }
+  expect(() => checkpoint.append({ ...tables, weight: none })).toThrow(RangeError)
   checkpoint.close()
   expect(() => checkpoint.append(PLAIN_RECORDS[1]!)).toThrow(RangeError)
 })

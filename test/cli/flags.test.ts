@@ -181,6 +181,20 @@ describe('flags of quantize', () => {
     })
   })
 
+  it('say which tables of levels, every one of them', async () => {
+    const of = async (...flags: string[]) =>
+      (await understood('quantize', 'm.onnx', '-o', 'o.onnx', '--method', 'codebook', ...flags)).config
+    const own = { ...QUANTIZE_DEFAULTS, method: 'codebook' }
+    expect(await of()).toEqual(own)
+    expect(await of('--codebook', 'jlcm', '--row-groups', '16', '--bits', '3', '--data', 'x')).toEqual({
+      ...own,
+      ...{ codebook: 'jlcm', rowGroups: 16, bits: 3, data: ['x'] },
+    })
+    const trellis = { codebook: 'trellis', trellisWindow: 8, budget: '3bpw', stats: ['s'] }
+    const flags = ['--codebook', 'trellis', '--trellis-window', '8', '--budget', '3bpw', '--stats', 's']
+    expect(await of(...flags, '--row-groups', 'auto')).toEqual({ ...own, ...trellis })
+  })
+
   it('take a budget that starts with a dash', async () => {
     const task = await understood('quantize', 'm.onnx', '--dry-run', '--budget', '-60%', '--symmetric')
     expect(task.config).toMatchObject({ budget: '-60%', symmetric: 'yes' })
@@ -197,6 +211,18 @@ describe('flags of quantize', () => {
     [['m.onnx', '-o', 'o.onnx', '--bits'], 'argument missing', '--help'],
     [['m.onnx', '-o', ''], "-o '': wanted a file name", 'standard output'],
     [['m.onnx', '-o', '-'], "-o '-': wanted a file name", 'standard output'],
+    [['m.onnx', '-o', 'o', '--codebook', 'nf4'], 'codebook is given without method codebook', '--method codebook'],
+    [
+      ['m.onnx', '-o', 'o', '--method', 'codebook', '--row-groups', 'x'],
+      "--row-groups: wanted a number, found 'x'",
+      '',
+    ],
+    [
+      ['m.onnx', '-o', 'o', '--method', 'codebook', '--row-groups', '17'],
+      '--row-groups: wanted "auto" or an integer from 1 to 16, found 17',
+      '',
+    ],
+    [['m.onnx', '-o', 'o', '--method', 'codebook', '--symmetric'], 'symmetric is given with method codebook', ''],
     [['m.onnx', '-o', 'o.onnx', '--bits', '7'], '--bits: wanted one of 8, 6, 5, 4, 3, 2, found 7', ''],
     [['m.onnx', '-o', 'o.onnx', '--bits', 'four'], "--bits: wanted a number, found 'four'", ''],
     [['m.onnx', '-o', 'o.onnx', '--bits', ''], '--bits: wanted a number', ''],
@@ -502,6 +528,25 @@ describe('a configuration file', () => {
     const gptq = await resolved('--method', 'gptq')
     expect(gptq.config).toEqual({ ...common, method: 'gptq', data: [join(FOLDER, 'd')] })
     expect((await resolved('--method', 'rtn')).config).toEqual({ ...common, method: 'rtn' })
+  })
+
+  it('keeps the tables of its own, and gives way to others and to another method', async () => {
+    const own = { codebook: 'jlcm', rowGroups: 8 }
+    const path = configFile({ method: 'codebook', data: ['d'], bits: 3, ...own })
+    const resolved = async (...flags: string[]) =>
+      (await understood('quantize', 'm', '-o', 'o', '--config', path, ...flags)).config
+    const common = { ...QUANTIZE_DEFAULTS, bits: 3, data: [join(FOLDER, 'd')] }
+    const jlcm = { ...common, method: 'codebook', ...own }
+    expect(await resolved()).toEqual(jlcm)
+    expect(await resolved('--data', 'e')).toEqual({ ...jlcm, data: ['e'] })
+    expect(await resolved('--method', 'codebook', '--bits', '2')).toEqual({ ...jlcm, bits: 2 })
+    expect(await resolved('--codebook', 'lut')).toEqual({ ...common, method: 'codebook', codebook: 'lut' })
+    expect(await resolved('--codebook', 'jlcm', '--row-groups', '2')).toEqual({ ...jlcm, rowGroups: 2 })
+    expect(await resolved('--method', 'gptq')).toEqual({ ...common, method: 'gptq' })
+    expect(await resolved('--method', 'rtn')).toEqual({ ...common, data: [], method: 'rtn' })
+    const mixed = configFile({ budget: '4bit', data: ['d'], solver: 'dp', tie: ['*'], maxKl: 1, symmetric: 'yes' })
+    const { config } = await understood('quantize', 'm', '-o', 'o', '--config', mixed, '--method', 'codebook')
+    expect(config).toEqual({ ...common, bits: undefined, budget: '4bit', method: 'codebook' })
   })
 
   it('gives way to a width, a plan, a limit, or one width for all', async () => {

@@ -55,6 +55,28 @@ describe('reports as text', () => {
     expect(quantizeText(QUANTIZE_REPORT)).not.toContain('calibrated')
   })
 
+  it('name the tables of a layer that is on no grid', () => {
+    const [layer] = QUANTIZE_REPORT.layers
+    const table = { tables: 1, shared: false, permuted: false, coding: { kind: 'scalar' } } as const
+    const tables = [
+      { ...table, name: 'trellis', coding: { kind: 'trellis', window: 12 } },
+      { ...table, name: 'vq', coding: { kind: 'vector', dim: 4 } },
+      { ...table, name: 'jlcm', tables: 4 },
+      { ...table, name: 'jlcm' },
+      { ...table, name: 'lut', tables: 2304 },
+    ] as const
+    const own = tables.map((codebook) => {
+      return { ...layer!, name: codebook.name, scheme: undefined, method: 'codebook', codebook } as const
+    })
+    const text = quantizeText({ ...QUANTIZE_REPORT, layers: [...own, layer!] })
+    const lines = text.split('\n').slice(0, 8)
+    const at = lines[0]!.indexOf('levels')
+    expect(lines.map((line) => line.slice(at, line.indexOf('  ', at)).trim())).toEqual([
+      ...['levels', '-------------', 'trellis 12', 'vq 4', 'jlcm 4 tables', 'jlcm 1 table', 'lut', 'asym clip'],
+    ])
+    expect(lines.every((line) => line.length <= 100)).toBe(true)
+  })
+
   it('leave out the held-out outputs when nothing was held out', () => {
     const calibration = { ...CALIBRATED_REPORT.calibration!, heldOut: 0, outputs: [] }
     expect(quantizeText({ ...CALIBRATED_REPORT, calibration })).not.toContain('held-out')

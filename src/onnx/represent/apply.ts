@@ -13,6 +13,7 @@ import { emitDequantizedProduct, emitDequantizedTensor } from './dequantize.ts'
 import { type EmitContext, makeEmitter } from './emitter.ts'
 import { emitFolded } from './folded.ts'
 import { emitGatherBlockQuantized, emitGatherRows } from './gather.ts'
+import { emitLevels } from './indices.ts'
 import { emitKernelInputs, emitMatMulNBits, type KernelInputs } from './matMul.ts'
 import type { LayerPlan } from './plan.ts'
 import type { StoredRole, StoredTensor } from './stored.ts'
@@ -71,10 +72,13 @@ export function applyLayersInPlace(
     fronts.set(constant.scope, front)
     const sink: NodeProto[] = []
     const to = makeEmitter(context, constant.scope, String(number), sink)
-    const names: Partial<Record<StoredRole, string>> = {}
-    tensors.forEach((tensor, i) => {
-      names[tensor.role] = to.tensor(tensor.role, tensor.dataType, tensor.dims, bytes[i]!)
+    const names: Partial<Record<StoredRole | 'levels', string>> = {}
+    tensors.forEach(({ role, dataType, dims, sharedAs }, i) => {
+      names[role] =
+        sharedAs === undefined ? to.tensor(role, dataType, dims, bytes[i]!) : to.sharedTensor(sharedAs, dims, bytes[i]!)
     })
+    const readsAll = plan.decodesTensor || plan.uses.some((use) => use !== 'gather-rows')
+    if (plan.storage === 'indices' && readsAll) names.levels = emitLevels(to, plan, names)
     const scaleType = tensors.find((tensor) => tensor.role === 'scales')!.dataType
 
     const kernel: KernelInputs | undefined = plan.uses.includes('MatMulNBits')

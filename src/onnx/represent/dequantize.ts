@@ -5,7 +5,9 @@
 import { intAttribute, setAttributeInPlace } from '../attributes.ts'
 import type { WeightUse } from '../layers.ts'
 import { DataType, type NodeProto } from '../proto.ts'
+import { LEVEL_ZERO } from './codebookForm.ts'
 import { type Emitter, emitSlice } from './emitter.ts'
+import { levelCols } from './indices.ts'
 import type { LayerPlan } from './plan.ts'
 import { groupsOf, integerLayout, rowsOf } from './stored.ts'
 import { emitCodes, planeNames, type StoredNames } from './unpack.ts'
@@ -66,7 +68,7 @@ export function emitDequantizedTensor(
   })
 }
 
-/** Emit a DequantizeLinear [K, N] for one MatMul or Gemm, and the product that reads it. `integer` or `rows` storage. Returns its output's name. */
+/** Emit a DequantizeLinear [K, N] for one MatMul or Gemm, and the product that reads it. `integer`, `rows` or `indices` storage. Returns its output's name. */
 export function emitDequantizedProduct(
   to: Emitter,
   plan: LayerPlan,
@@ -92,18 +94,23 @@ function integerOperands(plan: LayerPlan, names: StoredNames, scales: string): O
   return { codes: names.codes!, scales, zeroPoints: names.zeroPoints, axis, blockSize }
 }
 
-/** Widths that have no ONNX type: codes are unpacked to uint8 [K, N]; all of it but the DequantizeLinear is folded. */
+/** Widths that have no ONNX type, and codebooks: codes are unpacked to uint8 [K, N]; all of it but the DequantizeLinear is folded. */
 function rowsOperands(to: Emitter, plan: LayerPlan, names: StoredNames, scales: string): Operands {
   const rows = rowsOf(plan)
   const groups = groupsOf(plan)
   const turn = (step: string, name: string) => to.node(step, 'Transpose', [name], { attributes: { perm: [1, 0] } })
-  let codes = emitCodes(to, plan, planeNames(plan, names), rows)
-  if (plan.paddedCols !== plan.layer.view.reduction) codes = emitSlice(to, 'cut', codes, 1, plan.layer.view.reduction)
+  let codes = names.levels ?? emitCodes(to, plan, planeNames(plan, names), rows)
+  const cols = names.levels ? levelCols(plan) : plan.paddedCols
+  if (cols !== plan.layer.view.reduction) codes = emitSlice(to, 'cut', codes, 1, plan.layer.view.reduction)
   const dims = to.int64(groups === 1 ? [rows] : [groups, rows])
   const shaped = (step: string, name: string) =>
     groups === 1 ? to.node(`${step}.row`, 'Reshape', [name, dims]) : turn(`${step}.byBlock`, name)
   const zero =
-    names.zeroPoints ?? to.node('zp', 'Tile', [to.uint8([1, 1], [2 ** (plan.bits - 1)]), to.int64([rows, groups])])
+    names.zeroPoints ??
+    to.node('zp', 'Tile', [
+      to.uint8([1, 1], [names.levels ? LEVEL_ZERO : 2 ** (plan.bits - 1)]),
+      to.int64([rows, groups]),
+    ])
   return {
     codes: turn('codes.KN', codes),
     scales: shaped('scale', scales),

@@ -14,6 +14,13 @@ export interface Emitter {
   int64(values: readonly number[]): string
   /** A small uint8 constant, shared with other layers; returns its name. */
   uint8(dims: readonly number[], values: readonly number[]): string
+  /** A small int32 constant, shared with other layers; returns its name. */
+  int32(dims: readonly number[], values: readonly number[]): string
+  /**
+   * A uint8 constant that layers with the same key share; the payload of the first is written. Of an empty payload only
+   * the size is meant (a dry run). Returns its name.
+   */
+  sharedTensor(key: string, dims: readonly number[], payload: Payload): string
   /** A float32 scalar constant, shared with other layers; returns its name. */
   scalar(value: number): string
   /** Add a node and return the name of its output: `output` if given, else a fresh one. */
@@ -61,9 +68,19 @@ export function makeEmitter(context: EmitContext, scope: Scope, id: string, sink
     nodesOf(scope).unshift(makeNode('Constant', [], [name], { name, attributes: { value: tensor } }))
     return tensor
   }
-  const small = (dataType: number, dims: readonly number[], bytes: Uint8Array<ArrayBuffer>): string => {
+  const sharedNames = (): Map<string, string> => {
     const known = context.shared.get(scope) ?? new Map<string, string>()
     context.shared.set(scope, known)
+    return known
+  }
+  const large = (name: string, dataType: number, dims: readonly number[], payload: Payload): void => {
+    const inline = payload.kind === 'memory' && payload.byteLength <= INLINE_LIMIT
+    const rawData = inline ? { rawData: new Uint8Array(payload.bytes) } : {}
+    const tensor = add(name, { dataType, dims: dims.map(BigInt), ...rawData })
+    if (!inline) payloads.set(tensor, payload)
+  }
+  const small = (dataType: number, dims: readonly number[], bytes: Uint8Array<ArrayBuffer>): string => {
+    const known = sharedNames()
     const key = `${dataType}:${dims.join(',')}:${bytes.join(',')}`
     const name = known.get(key) ?? context.unused(`${DECODE_PREFIX}k${known.size}`)
     if (!known.has(key)) add(name, { dataType, dims: dims.map(BigInt), rawData: bytes })
@@ -75,15 +92,20 @@ export function makeEmitter(context: EmitContext, scope: Scope, id: string, sink
     fresh,
     tensor(step, dataType, dims, payload) {
       const name = fresh(step)
-      const inline = payload.kind === 'memory' && payload.byteLength <= INLINE_LIMIT
-      const rawData = inline ? { rawData: new Uint8Array(payload.bytes) } : {}
-      const tensor = add(name, { dataType, dims: dims.map(BigInt), ...rawData })
-      if (!inline) payloads.set(tensor, payload)
+      large(name, dataType, dims, payload)
+      return name
+    },
+    sharedTensor(key, dims, payload) {
+      const known = sharedNames()
+      const name = known.get(key) ?? context.unused(`${DECODE_PREFIX}k${known.size}`)
+      if (!known.has(key)) large(name, DataType.UINT8, dims, payload.byteLength > 0 ? payload : unknownBytes(dims))
+      known.set(key, name)
       return name
     },
     int64: (values) =>
       small(DataType.INT64, [values.length], new Uint8Array(new BigInt64Array(values.map(BigInt)).buffer)),
     uint8: (dims, values) => small(DataType.UINT8, dims, Uint8Array.from(values)),
+    int32: (dims, values) => small(DataType.INT32, dims, new Uint8Array(Int32Array.from(values).buffer)),
     scalar: (value) => small(DataType.FLOAT, [], new Uint8Array(Float32Array.of(value).buffer)),
     node(step, opType, inputs, { attributes = {}, output } = {}) {
       const name = fresh(step)
@@ -95,6 +117,12 @@ export function makeEmitter(context: EmitContext, scope: Scope, id: string, sink
       sink.push(node)
     },
   }
+}
+
+function unknownBytes(dims: readonly number[]): Payload {
+  const byteLength = dims.reduce((a, b) => a * b, 1)
+  if (byteLength > INLINE_LIMIT) return { kind: 'planned', byteLength }
+  return { kind: 'memory', byteLength, bytes: new Uint8Array(byteLength) }
 }
 
 /** Slice along one axis, [0, end); an attribute form before opset 10. */

@@ -4,13 +4,15 @@
  */
 import { symmetricZeroPoint } from '../../quant/quantizedWeight.ts'
 import { DataType } from '../proto.ts'
+import { LEVEL_ZERO } from './codebookForm.ts'
 import { type Emitter, emitSlice } from './emitter.ts'
+import { levelCols } from './indices.ts'
 import type { LayerPlan } from './plan.ts'
 import { groupsOf, rowsOf } from './stored.ts'
 import { emitCodes, planeNames, type StoredNames } from './unpack.ts'
 
 /**
- * Emit the decoding of `rows` storage into the tensor named `output`, in the stored tensor's own shape and type.
+ * Emit the decoding of `rows` or `indices` storage into the tensor named `output`, in the stored tensor's own shape and type.
  * Each value is float32((code − zeroPoint) · scale), rounded once more where the tensor is not float32.
  */
 export function emitFolded(to: Emitter, plan: LayerPlan, names: StoredNames, output: string): void {
@@ -18,24 +20,25 @@ export function emitFolded(to: Emitter, plan: LayerPlan, names: StoredNames, out
   const rows = rowsOf(plan)
   const groups = groupsOf(plan)
   const grouped = groups > 1
-  const perGroup = [rows, groups, plan.paddedCols / groups]
+  const cols = names.levels ? levelCols(plan) : plan.paddedCols
+  const perGroup = [rows, groups, cols / groups]
   // Scales stored [rows, groups] for a kernel that also reads them need a third axis here.
   const widen = (step: string, name: string) =>
     grouped && plan.uses.some((use) => use !== 'folded')
       ? to.node(`${step}.3d`, 'Reshape', [name, to.int64([rows, groups, 1])])
       : name
 
-  let codes = emitCodes(to, plan, planeNames(plan, names), rows)
+  let codes = names.levels ?? emitCodes(to, plan, planeNames(plan, names), rows)
   if (grouped) codes = to.node('grouped', 'Reshape', [codes, to.int64(perGroup)])
   const levels = to.node('levels', 'Cast', [codes], { attributes: { to: DataType.FLOAT } })
   const zero = names.zeroPoints
     ? to.node('zero', 'Cast', [widen('zp', names.zeroPoints)], { attributes: { to: DataType.FLOAT } })
-    : to.scalar(symmetricZeroPoint(plan.bits))
+    : to.scalar(names.levels ? LEVEL_ZERO : symmetricZeroPoint(plan.bits))
   const scale = widen('scale', to.node('scale', 'Cast', [names.scales!], { attributes: { to: DataType.FLOAT } }))
   let real = to.node('real', 'Mul', [to.node('centred', 'Sub', [levels, zero]), scale])
 
-  if (plan.paddedCols !== reduction) {
-    if (grouped) real = to.node('padded', 'Reshape', [real, to.int64([rows, plan.paddedCols])])
+  if (cols !== reduction) {
+    if (grouped) real = to.node('padded', 'Reshape', [real, to.int64([rows, cols])])
     real = emitSlice(to, 'cut', real, 1, reduction)
   }
   if (inner !== 1) {

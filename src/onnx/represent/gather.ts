@@ -2,7 +2,9 @@
 import { symmetricZeroPoint } from '../../quant/quantizedWeight.ts'
 import type { WeightUse } from '../layers.ts'
 import { DataType, makeNode } from '../proto.ts'
+import { LEVEL_ZERO } from './codebookForm.ts'
 import { type Emitter, emitSlice } from './emitter.ts'
+import { emitGatheredLevels } from './gatherIndices.ts'
 import { type LayerPlan, PLANES } from './plan.ts'
 import { groupsOf, rowsOf } from './stored.ts'
 import { emitCodes, planeNames, type StoredNames } from './unpack.ts'
@@ -36,7 +38,7 @@ export function emitGatherBlockQuantized(
 
 /**
  * Replace a Gather by a Gather of packed rows and the decoding of just those rows. Standard operators, any width; the
- * indices are not known at load, so nothing is folded and the table stays packed in memory. `rows` storage.
+ * indices are not known at load, so nothing is folded and the table stays packed in memory. `rows` or `indices` storage.
  */
 export function emitGatherRows(outer: Emitter, plan: LayerPlan, use: WeightUse, names: StoredNames): void {
   const to = within(outer, 'rows')
@@ -47,17 +49,23 @@ export function emitGatherRows(outer: Emitter, plan: LayerPlan, use: WeightUse, 
     const rows = to.node(step, 'Gather', [table, indices], { attributes: { axis: 0 } })
     return to.node(`${step}.flat`, 'Reshape', [rows, to.int64(dims)])
   }
-  const planes = planeNames(plan, names).map((plane, i) => {
-    const width = PLANES[plan.bits][i]!
-    const bytes = (plan.paddedCols * width) / 8
-    return gather(`plane${i}`, plane, width === 8 ? [-1, bytes] : [-1, 1, bytes])
-  })
-  const codes = emitCodes(to, plan, planes, -1)
+  const gatheredCodes = () => {
+    const planes = planeNames(plan, names).map((plane, i) => {
+      const width = PLANES[plan.bits][i]!
+      const bytes = (plan.paddedCols * width) / 8
+      return gather(`plane${i}`, plane, width === 8 ? [-1, bytes] : [-1, 1, bytes])
+    })
+    return emitCodes(to, plan, planes, -1)
+  }
+  const isIndices = plan.storage === 'indices'
+  const codes = isIndices ? emitGatheredLevels(to, plan, names, indices) : gatheredCodes()
   const grouped = to.node('grouped', 'Reshape', [codes, to.int64([-1, groups, plan.paddedCols / groups])])
   const levels = to.node('levels', 'Cast', [grouped], { attributes: { to: DataType.FLOAT } })
   const asFloat = (step: string, name: string) =>
     to.node(`${step}.float`, 'Cast', [gather(step, name, [-1, groups, 1])], { attributes: { to: DataType.FLOAT } })
-  const zero = names.zeroPoints ? asFloat('zero', names.zeroPoints) : to.scalar(symmetricZeroPoint(plan.bits))
+  const zero = names.zeroPoints
+    ? asFloat('zero', names.zeroPoints)
+    : to.scalar(isIndices ? LEVEL_ZERO : symmetricZeroPoint(plan.bits))
   const centred = to.node('centred', 'Sub', [levels, zero])
   let real = to.node('real', 'Mul', [centred, asFloat('scale', names.scales!)])
   if (plan.paddedCols !== cols) {
@@ -85,6 +93,8 @@ function within(to: Emitter, folder: string): Emitter {
     tensor: (step, type, dims, payload) => to.tensor(under(step), type, dims, payload),
     int64: (values) => to.int64(values),
     uint8: (dims, values) => to.uint8(dims, values),
+    int32: (dims, values) => to.int32(dims, values),
+    sharedTensor: (key, dims, payload) => to.sharedTensor(key, dims, payload),
     scalar: (value) => to.scalar(value),
     node: (step, opType, inputs, options) => to.node(under(step), opType, inputs, options),
   }

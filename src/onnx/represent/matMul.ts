@@ -22,7 +22,7 @@ export interface KernelInputs {
 /** Prepare a layer's stored tensors for MatMulNBits. */
 export function emitKernelInputs(to: Emitter, plan: LayerPlan, names: StoredNames, scaleType: number): KernelInputs {
   const rows = rowsOf(plan)
-  const blocks = plan.paddedCols / plan.kernelBlock
+  const blocks = Math.ceil(plan.layer.view.reduction / plan.kernelBlock)
   const groups = groupsOf(plan)
   const cache = new Map<number, string>()
   // One scale per row is repeated for each block of the row: the kernel has no per-row form. By Tile, which is as old as
@@ -52,8 +52,10 @@ export function emitKernelInputs(to: Emitter, plan: LayerPlan, names: StoredName
       : to.node('zp', 'Tile', [to.uint8([1, 1], [0x44]), to.int64([rows, width])])
     return { codes: emitNibbles(to, plan, names), zeroPoints, kernelBits: 4, scales }
   }
-  const codes = emitCodes(to, plan, planeNames(plan, names), rows)
+  const codes = names.levels ?? emitCodes(to, plan, planeNames(plan, names), rows)
   const blocked = to.node('blocks', 'Reshape', [codes, to.int64([rows, blocks, plan.kernelBlock])])
+  // Levels have the zero point that the kernel takes by default.
+  if (names.levels) return { codes: blocked, zeroPoints: '', kernelBits: 8, scales }
   const zeroPoints = names.zeroPoints
     ? repeat('zp', names.zeroPoints, blocks)
     : to.node('zp', 'Tile', [to.uint8([1, 1], [2 ** (plan.bits - 1)]), to.int64([rows, blocks])])

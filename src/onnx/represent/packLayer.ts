@@ -1,6 +1,8 @@
 /** @file The bytes of a quantized layer's stored tensors. */
 import { type FieldWidth, floatsToHalfBytes, packNibbleDirect3, packPlaneRows, packRows } from '../../quant/pack.ts'
-import { type QuantizedWeight, symmetricZeroPoint } from '../../quant/quantizedWeight.ts'
+import { type GridWeight, isCodebook, type QuantizedWeight, symmetricZeroPoint } from '../../quant/quantizedWeight.ts'
+import { packIndices } from './packCodebook.ts'
+import { padRows } from './padRows.ts'
 import { type LayerPlan, PLANES } from './plan.ts'
 import { groupsOf, rowsOf, type StoredRole, type StoredTensor, storedTensors } from './stored.ts'
 
@@ -12,6 +14,7 @@ export interface PackedTensors {
 
 /** Pack a layer as its plan says. `weight` must have the plan's bits and groups. Not modified. */
 export function packLayer(plan: LayerPlan, weight: QuantizedWeight): PackedTensors {
+  if (isCodebook(weight)) return packIndices(plan, weight)
   const tensors = storedTensors(plan, weight.zeroPoints === undefined, weight.scaleType)
   const bytes = tensors.map((tensor) => packTensor(plan, weight, tensor.role))
   tensors.forEach((tensor, i) => {
@@ -24,7 +27,7 @@ export function packLayer(plan: LayerPlan, weight: QuantizedWeight): PackedTenso
   return { tensors, bytes }
 }
 
-function packTensor(plan: LayerPlan, weight: QuantizedWeight, role: StoredRole): Uint8Array {
+function packTensor(plan: LayerPlan, weight: GridWeight, role: StoredRole): Uint8Array {
   if (role === 'scales') {
     const scales = plan.storage === 'integer' ? inStoredOrder(plan, weight.scales, groupsOf(plan)) : weight.scales
     if (weight.scaleType === 'float16') return floatsToHalfBytes(scales)
@@ -33,7 +36,7 @@ function packTensor(plan: LayerPlan, weight: QuantizedWeight, role: StoredRole):
   return role === 'zeroPoints' ? packZeroPoints(plan, weight) : packCodes(plan, weight, role)
 }
 
-function packZeroPoints(plan: LayerPlan, weight: QuantizedWeight): Uint8Array {
+function packZeroPoints(plan: LayerPlan, weight: GridWeight): Uint8Array {
   const zeros = weight.zeroPoints!
   const groups = groupsOf(plan)
   if (plan.storage === 'rows') return zeros
@@ -53,7 +56,7 @@ function packZeroPoints(plan: LayerPlan, weight: QuantizedWeight): Uint8Array {
   })
 }
 
-function packCodes(plan: LayerPlan, weight: QuantizedWeight, role: StoredRole): Uint8Array {
+function packCodes(plan: LayerPlan, weight: GridWeight, role: StoredRole): Uint8Array {
   const rows = rowsOf(plan)
   const { paddedCols, bits } = plan
   if (plan.storage === 'integer') return packInteger(plan, weight)
@@ -78,11 +81,13 @@ function packCodes(plan: LayerPlan, weight: QuantizedWeight, role: StoredRole): 
         high!,
       )
     }
+    default:
+      throw new RangeError(`${plan.layer.name}: planned ${plan.storage}, got codes on a grid`)
   }
 }
 
 /** DequantizeLinear's own tensors: the codes themselves, or centred on zero for the signed types of symmetric grids. */
-function packInteger(plan: LayerPlan, weight: QuantizedWeight): Uint8Array {
+function packInteger(plan: LayerPlan, weight: GridWeight): Uint8Array {
   const ordered = inStoredOrder(plan, weight.codes, weight.cols)
   const centre = weight.zeroPoints ? 0 : symmetricZeroPoint(plan.bits)
   const fields = plan.bits === 4 ? 15 : 255
@@ -102,12 +107,4 @@ function inStoredOrder<T extends Uint8Array | Float32Array>(plan: LayerPlan, val
     }
   }
   return ordered
-}
-
-/** Rows lengthened with zeros. */
-function padRows(codes: Uint8Array, rows: number, cols: number, padded: number): Uint8Array {
-  if (cols === padded) return codes
-  const out = new Uint8Array(rows * padded)
-  for (let r = 0; r < rows; r++) out.set(codes.subarray(r * cols, (r + 1) * cols), r * padded)
-  return out
 }

@@ -10,14 +10,20 @@
  * - `nibble3`  3-bit codes in two planes that four folded nodes turn into 4-bit MatMulNBits bytes
  * - `rows`     bit planes per row (8 | 4 | 2 | 4+1 | 4+2 | 2+1), unpacked by folded nodes; serves every use
  * - `integer`  typed int4/int8 tensors for DequantizeLinear
+ * - `indices`  indices and the tables that they point into, looked up by folded nodes; serves every use
  */
 
-import { type Bits, groupsPerRow } from '../../quant/quantizedWeight.ts'
+import type { CodebookForm } from '../../quant/codebookWeight.ts'
+import type { Bits } from '../../quant/quantizedWeight.ts'
 import type { RepresentationName } from '../../report.ts'
+import { intAttribute } from '../attributes.ts'
 import type { WeightedLayer, WeightUse } from '../layers.ts'
 import { DataType } from '../proto.ts'
+import { whyNoCodebook } from './codebookForm.ts'
+import { planCodebook } from './codebookPlan.ts'
+import { balancedGroups, kernelBlockFor, kernelGroups, powerOfTwoAtLeast, TWO_BIT_BLOCKS } from './grouping.ts'
 
-type StorageKind = 'blocks' | 'packed' | 'nibble3' | 'rows' | 'integer'
+type StorageKind = 'blocks' | 'packed' | 'nibble3' | 'rows' | 'integer' | 'indices'
 
 /** What the file may contain. */
 export interface Target {
@@ -32,6 +38,8 @@ export interface LayerPlan {
   readonly bits: Bits
   /** Which grids may be used: those without zero points, those with, or the better of both. */
   readonly symmetric: 'auto' | 'yes' | 'no'
+  /** How indices find their levels; undefined for codes on grids. */
+  readonly codebook: CodebookForm | undefined
   /** Columns that share a scale; equals the number of columns for one scale per row. */
   readonly groupSize: number
   readonly storage: StorageKind
@@ -51,18 +59,6 @@ export const UNPACK_OPSET: Readonly<Record<Bits, number>> = { 8: 7, 6: 18, 5: 18
 /** Lowest opset with blocked DequantizeLinear and 4-bit types. */
 export const BLOCKED_DEQUANTIZE_OPSET = 21
 
-const MAX_KERNEL_BLOCK = 256
-const CHANNEL_KERNEL_BLOCK = 128
-/** Blocks for which onnxruntime has a 2-bit kernel; 16 and 256 run 25 times slower than float. */
-const TWO_BIT_BLOCKS: readonly number[] = [32, 64, 128]
-
-/** Smallest power of two ≥ n, at least 16. */
-function powerOfTwoAtLeast(n: number): number {
-  let p = 16
-  while (p < n) p *= 2
-  return p
-}
-
 /** How a layer is to be quantized. */
 export interface LayerChoice {
   /** Width asked for; widened when the opset cannot carry it, with a note. */
@@ -70,14 +66,30 @@ export interface LayerChoice {
   /** Columns per scale (16, 32, 64, 128, 256), or 'channel' for one scale per row. */
   readonly groupSize: number | 'channel'
   readonly symmetric: LayerPlan['symmetric']
+  /** Indices into tables in place of a grid; `bits` is the width of an index then. */
+  readonly codebook?: CodebookForm | undefined
 }
 
-/** Plan one layer. */
+/** Plan one layer. A codebook that cannot be written becomes a grid of the same bits, with a note. */
 export function planLayer(layer: WeightedLayer, choice: LayerChoice, target: Target): LayerPlan {
-  return { ...placeLayer(layer, choice.bits, choice.groupSize, target), symmetric: choice.symmetric }
+  const { bits, groupSize, symmetric, codebook } = choice
+  const obstacle = codebook && (manyInputs(layer) ?? whyNoCodebook(codebook, bits, target.opset))
+  if (codebook && !obstacle) {
+    const served = layer.uses.map((use) => isServedByKernel(use, layer, target.format))
+    return planCodebook(layer, { bits, groupSize, codebook }, target, served)
+  }
+  const grid = placeLayer(layer, bits, groupSize, target)
+  const notes = obstacle ? [`on a grid, without a codebook: ${obstacle}`, ...grid.notes] : grid.notes
+  return { ...grid, notes, symmetric, codebook: undefined }
 }
 
-type Placed = Omit<LayerPlan, 'symmetric'>
+/** Tables and lanes go through all rows of a layer, which have to see the same inputs. */
+function manyInputs({ view, uses }: WeightedLayer): string | undefined {
+  const isGrouped = uses.some(({ node }) => /^Conv/.test(node.opType) && intAttribute(node, 'group', 1) !== 1)
+  return isGrouped || view.outer > 1 ? 'its rows see different inputs' : undefined
+}
+
+type Placed = Omit<LayerPlan, 'symmetric' | 'codebook'>
 
 function placeLayer(layer: WeightedLayer, bits: Bits, groupSize: number | 'channel', target: Target): Placed {
   const notes: string[] = []
@@ -96,7 +108,7 @@ function placeLayer(layer: WeightedLayer, bits: Bits, groupSize: number | 'chann
   if (kernelUses.length > 0 && !needsTensor) {
     const native = (bits === 2 || bits === 4 || bits === 8) && !slowTwoBit
     const plan = (storage: StorageKind): Placed => ({
-      ...kernelGroups(layer, cols, groupSize, block, storage),
+      ...kernelGroups(layer, cols, groupSize, block, storage === 'packed'),
       bits,
       storage,
       uses: layer.uses.map((use) => (use.kernel === 'matmul' ? 'MatMulNBits' : 'GatherBlockQuantized')),
@@ -111,8 +123,8 @@ function placeLayer(layer: WeightedLayer, bits: Bits, groupSize: number | 'chann
   const carried = carriedBits(bits, target.opset, notes)
   const grouping =
     matMuls > 0
-      ? kernelGroups(layer, cols, groupSize, kernelBlockFor(cols, groupSize, 8), 'rows')
-      : balancedGroups(layer, cols, groupSize, carried)
+      ? kernelGroups(layer, cols, groupSize, kernelBlockFor(cols, groupSize, 8))
+      : balancedGroups(layer, cols, groupSize, fieldsOf(carried))
   return {
     ...grouping,
     bits: carried,
@@ -160,8 +172,8 @@ function planStandard(
   const dequantizes = blocked && matMuls > 0
   if (!blocked) notes.push(`opset ${target.opset} has no blocked DequantizeLinear; decoded with Cast, Sub and Mul`)
   const grouping = dequantizes
-    ? kernelGroups(layer, cols, groupSize, kernelBlockFor(cols, groupSize, 8), 'rows')
-    : balancedGroups(layer, cols, groupSize, carried)
+    ? kernelGroups(layer, cols, groupSize, kernelBlockFor(cols, groupSize, 8))
+    : balancedGroups(layer, cols, groupSize, fieldsOf(carried))
   const uses = layer.uses.map((use): RepresentationName => {
     if (!isServedByKernel(use, layer, target.format)) return 'folded'
     if (use.kernel === 'gather') return 'gather-rows'
@@ -193,42 +205,9 @@ function carriedBits(bits: Bits, opset: number, notes: string[]): Bits {
   return wider
 }
 
-function kernelBlockFor(cols: number, groupSize: number | 'channel', bits: number): number {
-  const wanted = groupSize === 'channel' ? CHANNEL_KERNEL_BLOCK : groupSize
-  const block = Math.min(wanted, MAX_KERNEL_BLOCK, powerOfTwoAtLeast(cols))
-  return bits === 2 && cols < TWO_BIT_BLOCKS[0]! ? TWO_BIT_BLOCKS[0]! : block
-}
-
-type Grouping = Pick<LayerPlan, 'layer' | 'groupSize' | 'paddedCols' | 'kernelBlock'>
-
-/** Groups as the low-bit operators want them: equal powers of two, the last one padded. */
-function kernelGroups(
-  layer: WeightedLayer,
-  cols: number,
-  groupSize: number | 'channel',
-  block: number,
-  storage: StorageKind,
-): Grouping {
-  if (storage === 'packed') {
-    // GatherBlockQuantized takes a block that is longer than the row for one scale per row.
-    const kernelBlock = groupSize === 'channel' ? powerOfTwoAtLeast(cols) : block
-    return { layer, groupSize: Math.min(kernelBlock, cols), paddedCols: cols, kernelBlock }
-  }
-  const paddedCols = Math.ceil(cols / block) * block
-  return { layer, groupSize: groupSize === 'channel' ? cols : Math.min(block, cols), paddedCols, kernelBlock: block }
-}
-
-/**
- * Groups for nodes that are folded anyway and take any size: as many as asked for, equally long, so that 40 columns in
- * groups of 32 become 2 × 20 and no padding is stored. Rounded up to whole bytes of the widest field count.
- */
-function balancedGroups(layer: WeightedLayer, cols: number, groupSize: number | 'channel', bits: Bits): Grouping {
-  const groups = groupSize === 'channel' ? 1 : groupsPerRow(cols, groupSize)
-  const fields = Math.max(...PLANES[bits].map((width) => 8 / width))
-  const size = Math.ceil(Math.ceil(cols / groups) / fields) * fields
-  const count = groupsPerRow(cols, size)
-  const paddedCols = count * size
-  return { layer, groupSize: Math.min(size, cols), paddedCols, kernelBlock: size }
+/** Codes of a width that fill a byte of every plane. */
+function fieldsOf(bits: Bits): number {
+  return Math.max(...PLANES[bits].map((width) => 8 / width))
 }
 
 /** Widths of the bit planes that hold codes of a width in `rows` storage, low plane first. */

@@ -2,17 +2,22 @@
  * @file The tensors that hold one quantized layer in the file. The one place that knows stored sizes: budgets, reports
  * and the writer all ask here.
  */
+import { type IndexBits, lanesOf, tableLength } from '../../quant/codebookWeight.ts'
 import { groupsPerRow, type ScaleType } from '../../quant/quantizedWeight.ts'
 import { DataType } from '../proto.ts'
+import { looksUpBytes, trellisStream } from './codebookForm.ts'
 import { type LayerPlan, PLANES } from './plan.ts'
 
-export type StoredRole = 'codes' | 'low' | 'high' | 'scales' | 'zeroPoints'
+export type StoredRole = 'codes' | 'low' | 'high' | 'scales' | 'zeroPoints' | 'tables' | 'tableOf'
 
 export interface StoredTensor {
   readonly role: StoredRole
   readonly dataType: number
   readonly dims: readonly number[]
+  /** What the layer adds to the file for it: 0 for a tensor that it shares. */
   readonly bytes: number
+  /** Layers whose tensors have equal keys share one copy of the first; undefined for a tensor of the layer's own. */
+  readonly sharedAs?: string
 }
 
 /** Rows of a layer. */
@@ -72,7 +77,43 @@ export function storedTensors(plan: LayerPlan, symmetric: boolean, scaleType: Sc
         plan.bits === 4 ? (symmetric ? DataType.INT4 : DataType.UINT4) : symmetric ? DataType.INT8 : DataType.UINT8
       return [make('codes', type, dims), scale(groupDims), ...zero(groupDims, type)]
     }
+    case 'indices':
+      return [...storedIndices(plan), scale(hasKernelUse(plan) || groups === 1 ? [rows, groups] : [rows, groups, 1])]
   }
+}
+
+/** Indices and tables of a codebook; see `packCodebook.ts` for their order. */
+function storedIndices(plan: LayerPlan): StoredTensor[] {
+  const { coding, tables: count, shared } = plan.codebook!
+  const rows = rowsOf(plan)
+  const cols = plan.paddedCols
+  const bits = plan.bits as IndexBits
+  const uint8 = (role: StoredRole, dims: readonly number[]) => make(role, DataType.UINT8, dims)
+  const tables = (dims: readonly number[]): StoredTensor => {
+    const tensor = uint8('tables', dims)
+    const key = `${coding.kind} ${bits} ${dims.join(' ')}`
+    return shared ? { ...tensor, bytes: 0, sharedAs: key } : tensor
+  }
+  const entries = tableLength(coding, bits)
+  if (coding.kind === 'vector') {
+    return [uint8('codes', [lanesOf(coding, rows), cols]), tables([coding.dim, entries / coding.dim])]
+  }
+  if (coding.kind === 'trellis') {
+    const { lanes, bytes, stepsPerByte } = trellisStream(rows, bits, coding.window)
+    // Rows that are gathered are rows of a matrix; otherwise the shape is the one that the steps are cut out of.
+    if (plan.uses.includes('gather-rows')) return [uint8('codes', [bytes * lanes, cols]), tables([entries])]
+    return [uint8('codes', stepsPerByte ? [bytes, 1, lanes, cols] : [bytes, lanes, cols]), tables([entries])]
+  }
+  if (!looksUpBytes(plan.codebook!)) {
+    const planes = PLANES[bits].map((width, i) => uint8(i === 0 ? 'low' : 'high', [rows, 1, (cols * width) / 8]))
+    const tableOf = count === rows ? [] : [make('tableOf', count > 256 ? DataType.UINT16 : DataType.UINT8, [rows])]
+    return [...planes, tables([count, entries]), ...tableOf]
+  }
+  // Of whatever rows share a table: an index of 8 bits a row, where a permutation of the rows would take 16.
+  const tableOf = (dims: readonly number[]) => (count > 1 ? [uint8('tableOf', dims)] : [])
+  const table = tables(count > 1 ? [count, entries] : [entries])
+  if (bits !== 3) return [uint8('codes', [rows, (cols * bits) / 8]), table, ...tableOf([rows, 1])]
+  return [uint8('low', [rows, 2, cols / 8]), uint8('high', [rows, 1, cols / 8]), table, ...tableOf([rows, 1, 1])]
 }
 
 /** How DequantizeLinear sees an `integer` layer: shape of the codes, of the scales, and the axis that is grouped. */
@@ -101,13 +142,14 @@ export function integerLayout(plan: LayerPlan): IntegerLayout {
   return { dims: [outer, reduction, inner], groupDims: [outer, groups, inner], axis: 1, blockSize: plan.groupSize }
 }
 
-/** Bytes on disk of codes, scales, zero points and padding. */
+/** Bytes on disk of codes, tables, scales, zero points and padding; tables that layers share count for none of them. */
 export function storedBytes(plan: LayerPlan, symmetric: boolean, scaleType: ScaleType): number {
   return storedTensors(plan, symmetric, scaleType).reduce((sum, tensor) => sum + tensor.bytes, 0)
 }
 
 const TYPE_BITS: Readonly<Record<number, number>> = {
   [DataType.UINT8]: 8,
+  [DataType.UINT16]: 16,
   [DataType.INT8]: 8,
   [DataType.UINT4]: 4,
   [DataType.INT4]: 4,

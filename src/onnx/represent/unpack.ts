@@ -10,8 +10,8 @@ import type { LayerPlan } from './plan.ts'
 import { PLANES } from './plan.ts'
 import type { StoredRole } from './stored.ts'
 
-/** Names of a layer's stored tensors as the emitter gave them. */
-export type StoredNames = Readonly<Partial<Record<StoredRole, string>>>
+/** Names of a layer's stored tensors as the emitter gave them, and of the `levels` that its indices were turned into. */
+export type StoredNames = Readonly<Partial<Record<StoredRole | 'levels', string>>>
 
 /**
  * Unpack one plane.
@@ -30,7 +30,7 @@ function emitUnpackPlane(to: Emitter, step: string, plane: string, width: 1 | 2 
 }
 
 /**
- * Codes of `rows` storage.
+ * Codes of `rows` storage, or of `indices` that lie in planes.
  * @param planes  names of the planes, low first: uint8 [n, 1, bytes], or [n, cols] when the width is 8.
  * @returns name of uint8 [n, cols]; n is −1 for a number that is not known.
  */

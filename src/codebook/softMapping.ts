@@ -1,0 +1,157 @@
+/**
+ * @file Tables and mapping learned together by gradient descent on relaxed mappings: the paper's flavour of JLCM, beside
+ * which the discrete moves of the solver can be measured. For layers of up to some 10⁶ weights times levels.
+ */
+import type { Products } from '../runtime/products.ts'
+import { type MappingFlavour, type SoftProblem, type SoftState, softGradient, timesHessian } from './softGradient.ts'
+
+export interface SoftSettings {
+  readonly flavour: MappingFlavour
+  /** Gradient steps, ≥ 1. */
+  readonly steps: number
+  /** How far the logits of a weight move in a step, root mean square; above 0. 0.1 to 0.3 are good. */
+  readonly rate: number
+}
+
+export interface SoftResult {
+  /** Level of each weight in its table, [N, K]. */
+  readonly codes: Uint8Array
+  /** Learned levels, [T, entries]; no longer ascending perhaps. */
+  readonly tables: Float64Array
+  /** Objective of the mixtures before each step. */
+  readonly losses: Float64Array
+  /** Objective of the nearest levels of the given tables, and of codes and tables returned. */
+  readonly before: number
+  readonly after: number
+}
+
+/** Decay of the mean of gradients, and of that of their squares. */
+const MOMENTUM = 0.9
+const SQUARES = 0.99
+/** Levels move so many mean gaps where logits move 1. */
+const TABLE_RATE = 0.1
+/** The logit of a level one mean gap away from the weight, at the start. */
+const GAP_LOGIT = -4
+/** Mixtures become sharper by this factor over the steps, so that little is lost when each becomes its largest part. */
+const SHARPER = 20
+
+/**
+ * Learn levels and mapping of a layer on tr((W* − W̃) H (W* − W̃)ᵀ).
+ *
+ * The steps are Adam's (Kingma & Ba 2015), but all logits of a weight share one mean square: with one each, every logit
+ * would move by the same amount, and nothing of the flavour would be left.
+ *
+ * @returns the codes of largest logits; `after` can be above `before`, which the caller has to judge.
+ * @throws RangeError when shapes do not fit together or settings are out of range.
+ */
+export async function softMapping(
+  problem: SoftProblem,
+  settings: SoftSettings,
+  means: { readonly products: Products },
+): Promise<SoftResult> {
+  check(problem, settings)
+  const { entries } = problem
+  const { flavour, steps, rate } = settings
+  const logits = startLogits(problem)
+  const tables = problem.tables.slice()
+  const gap = meanGap(problem)
+  const start = largestLogits(logits, entries)
+  const before = await hardLoss(problem, start, tables, means.products)
+  const moveLogits = makeAdam(logits, entries, rate)
+  const moveTables = makeAdam(tables, 1, rate * TABLE_RATE * gap)
+  const losses = new Float64Array(steps)
+  for (let step = 0; step < steps; step++) {
+    const state: SoftState = { logits, tables, sharpness: SHARPER ** (step / steps) }
+    const gradient = await softGradient(problem, state, flavour, means.products)
+    losses[step] = gradient.loss
+    moveLogits(gradient.logits)
+    moveTables(gradient.tables)
+  }
+  const codes = largestLogits(logits, entries)
+  return { codes, tables, losses, before, after: await hardLoss(problem, codes, tables, means.products) }
+}
+
+function check(problem: SoftProblem, { steps, rate }: SoftSettings): void {
+  const { target, hessian, rows, cols, entries, tableOf, scales, tables } = problem
+  const count = tables.length / entries
+  const fits =
+    target.length === rows * cols &&
+    hessian.length === cols * cols &&
+    tableOf.length === rows &&
+    scales.length === rows &&
+    Number.isInteger(count) &&
+    entries >= 2 &&
+    entries <= 256 &&
+    tableOf.every((table) => table < count)
+  if (!fits) throw new RangeError(`soft mapping: arrays do not fit a layer of [${rows}, ${cols}]`)
+  if (!(steps >= 1) || !(rate > 0)) throw new RangeError(`soft mapping: ${steps} steps at a rate of ${rate}`)
+}
+
+/** Mean distance of neighbours in the tables; 1 where all levels are equal. */
+function meanGap({ tables, entries }: SoftProblem): number {
+  let range = 0
+  for (let at = 0; at < tables.length; at += entries) range += tables[at + entries - 1]! - tables[at]!
+  return range / ((tables.length / entries) * (entries - 1)) || 1
+}
+
+/** −(distance in mean gaps)², so that mixtures start near their weights. */
+function startLogits(problem: SoftProblem): Float64Array {
+  const { target, cols, entries, tableOf, scales, tables } = problem
+  const gap = meanGap(problem)
+  return Float64Array.from({ length: target.length * entries }, (_, at) => {
+    const i = Math.floor(at / entries)
+    const row = Math.floor(i / cols)
+    const level = tables[tableOf[row]! * entries + (at % entries)]!
+    return GAP_LOGIT * ((target[i]! / scales[row]! - level) / gap) ** 2
+  })
+}
+
+/** The smallest index where several logits are the largest. */
+function largestLogits(logits: Float64Array, entries: number): Uint8Array {
+  return Uint8Array.from({ length: logits.length / entries }, (_, i) => {
+    let largest = 0
+    for (let k = 1; k < entries; k++) if (logits[i * entries + k]! > logits[i * entries + largest]!) largest = k
+    return largest
+  })
+}
+
+async function hardLoss(
+  problem: SoftProblem,
+  codes: Uint8Array,
+  tables: Float64Array,
+  products: Products,
+): Promise<number> {
+  const { target, cols, entries, tableOf, scales } = problem
+  const error = target.slice()
+  for (let i = 0; i < error.length; i++) {
+    const row = Math.floor(i / cols)
+    error[i] = target[i]! - scales[row]! * tables[tableOf[row]! * entries + codes[i]!]!
+  }
+  const weighted = await timesHessian(problem, error, products)
+  let loss = 0
+  for (let i = 0; i < error.length; i++) loss += error[i]! * weighted[i]!
+  return loss
+}
+
+/** A step against a gradient, changing `values`; each `width` values that follow each other share a mean square. */
+function makeAdam(values: Float64Array, width: number, rate: number): (gradient: Float64Array) => void {
+  const mean = new Float64Array(values.length)
+  const square = new Float64Array(values.length / width)
+  let step = 0
+  return (gradient) => {
+    step++
+    const bias = 1 - MOMENTUM ** step
+    const squareBias = 1 - SQUARES ** step
+    for (let group = 0; group < square.length; group++) {
+      const end = (group + 1) * width
+      let squares = 0
+      for (let i = group * width; i < end; i++) squares += gradient[i]! ** 2
+      square[group] = SQUARES * square[group]! + ((1 - SQUARES) * squares) / width
+      const size = Math.sqrt(square[group]! / squareBias)
+      for (let i = group * width; i < end; i++) {
+        mean[i] = MOMENTUM * mean[i]! + (1 - MOMENTUM) * gradient[i]!
+        if (size > 0) values[i] = values[i]! - (rate * mean[i]!) / (bias * size)
+      }
+    }
+  }
+}

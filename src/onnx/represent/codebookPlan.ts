@@ -1,0 +1,62 @@
+/** @file Plans a layer whose weight is indices into tables: `indices` storage. */
+import type { CodebookForm, IndexBits } from '../../quant/codebookWeight.ts'
+import { type Bits, groupsPerRow } from '../../quant/quantizedWeight.ts'
+import type { RepresentationName } from '../../report.ts'
+import type { WeightedLayer } from '../layers.ts'
+import { indicesPerBytes } from './codebookForm.ts'
+import { balancedGroups, kernelBlockFor, kernelGroups } from './grouping.ts'
+import { BLOCKED_DEQUANTIZE_OPSET, type LayerPlan, type Target } from './plan.ts'
+
+interface CodebookChoice {
+  readonly bits: Bits
+  readonly groupSize: number | 'channel'
+  readonly codebook: CodebookForm
+}
+
+/**
+ * Plan a layer. Products read the levels through the 8-bit MatMulNBits (or a DequantizeLinear that becomes one), lookups
+ * gather stored bytes and decode those, and anything else reads a float tensor that is folded at load.
+ * @param served by use: a low-bit operator may take its place.
+ * @throws RangeError for a form that is none: several tables of vectors or of a trellis.
+ */
+export function planCodebook(
+  layer: WeightedLayer,
+  { bits, groupSize, codebook }: CodebookChoice,
+  target: Target,
+  served: readonly boolean[],
+): LayerPlan {
+  if (codebook.tables < 1 || (codebook.tables > 1 && codebook.coding.kind !== 'scalar')) {
+    throw new RangeError(`tables: want 1 for ${codebook.coding.kind} codes, got ${codebook.tables}`)
+  }
+  const notes: string[] = []
+  const cols = layer.view.reduction
+  const standard = target.format === 'standard'
+  const blocked = target.opset >= BLOCKED_DEQUANTIZE_OPSET
+  const uses = layer.uses.map(({ kernel }, i): RepresentationName => {
+    if (!served[i]) return 'folded'
+    if (kernel === 'gather') return 'gather-rows'
+    if (!standard) return 'MatMulNBits'
+    return blocked ? 'DequantizeLinear' : 'folded'
+  })
+  if (standard && !blocked) {
+    notes.push(`opset ${target.opset} has no blocked DequantizeLinear; decoded with Cast, Sub and Mul`)
+  }
+  const fields = indicesPerBytes(codebook, bits as IndexBits)
+  const hasKernel = uses.includes('MatMulNBits') || uses.includes('DequantizeLinear')
+  const grouping = hasKernel
+    ? kernelGroups(layer, cols, groupSize, kernelBlockFor(cols, groupSize, 8))
+    : balancedGroups(layer, cols, groupSize, fields)
+  // A block is filled up at load; rows that are gathered in groups need it filled up already.
+  const fillsGroups = uses.includes('gather-rows') && groupsPerRow(cols, grouping.groupSize) > 1
+  return {
+    ...grouping,
+    paddedCols: fillsGroups ? grouping.paddedCols : Math.ceil(cols / fields) * fields,
+    bits,
+    symmetric: 'yes',
+    codebook,
+    storage: 'indices',
+    uses,
+    decodesTensor: uses.includes('folded') || layer.hasOtherReaders,
+    notes,
+  }
+}
