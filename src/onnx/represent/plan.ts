@@ -84,10 +84,16 @@ export function planLayer(layer: WeightedLayer, choice: LayerChoice, target: Tar
 }
 
 /** Tables and lanes go through all rows of a layer, which have to see the same inputs. */
-function manyInputs({ view, uses }: WeightedLayer): string | undefined {
-  const isGrouped = uses.some(({ node }) => /^Conv/.test(node.opType) && intAttribute(node, 'group', 1) !== 1)
-  return isGrouped || view.outer > 1 ? 'its rows see different inputs' : undefined
+function manyInputs({ view, uses, dims }: WeightedLayer): string | undefined {
+  const isSplit = uses.some(({ node }) => {
+    if (/^Conv/.test(node.opType)) return intAttribute(node, 'group', 1) !== 1
+    // Directions of a recurrence, matrices of a batch.
+    return RECURRENT.test(node.opType) ? dims[0] !== 1 : view.outer > 1 && view.inner > 1
+  })
+  return isSplit ? 'its rows see different inputs' : undefined
 }
+
+const RECURRENT = /^(LSTM|GRU|RNN)$/
 
 type Placed = Omit<LayerPlan, 'symmetric' | 'codebook'>
 
