@@ -46,7 +46,7 @@ export async function roundToCodebook(
 const ROUNDS = 1
 
 /** Round rows W [N, K]: what the solver does where all inputs count the same and know nothing of each other. */
-export async function roundRows(
+async function roundRows(
   target: Float32Array,
   rows: number,
   cols: number,

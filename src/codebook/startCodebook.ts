@@ -8,6 +8,7 @@ import type { CodebookStart } from './codebookLayer.ts'
 import type { CodebookOptions } from './codebookOptions.ts'
 import { fixedTable, trellisTable } from './fixedTables.ts'
 import { groupRows } from './rowGroups.ts'
+import { spreadPlaces } from './spreadPlaces.ts'
 import { vectorTable } from './vectorTables.ts'
 import { weightedKMeans } from './weightedKMeans.ts'
 
@@ -93,6 +94,7 @@ function firstTables(given: Rows, options: CodebookOptions, deviations: Float32A
   }
   const tableOf = tablesOfRows(given, options, normalized)
   const count = tableOf.reduce((most, table) => Math.max(most, table + 1), 1)
+  // Fewer tables than were asked for, where there are fewer kinds of rows.
   const tables = Array.from({ length: count }, (_, table) => trainedTable(normalized, given, tableOf, table, bits))
   return scaled(tables, tableOf)
 }
@@ -151,8 +153,8 @@ function trainedTable(
   bits: IndexBits,
 ): Float32Array {
   const own = [...tableOf.keys()].filter((row) => tableOf[row] === table && row < rows)
-  const stride = Math.max(1, Math.ceil((own.length * cols) / SAMPLE))
-  const sampled = own.filter((_, i) => i % stride === 0)
+  const places = spreadPlaces(Math.min(own.length, Math.max(1, Math.floor(SAMPLE / cols))), own.length)
+  const sampled = Array.from(places, (place) => own[place]!)
   const values = new Float64Array(sampled.length * cols)
   const weights = new Float64Array(values.length)
   sampled.forEach((row, i) => {
