@@ -24,6 +24,8 @@ export interface TableProblem {
   readonly bits: IndexBits
   /** Bytes that a row costs where there is more than one table: its place, or which table it has. 1 when absent. */
   readonly rowBytes?: number
+  /** How rows are dealt out to so many tables, above 1; by the shape of their distribution when absent. */
+  readonly group?: (tables: number) => Uint16Array
   readonly seed: number
 }
 
@@ -61,11 +63,11 @@ export function offerTables(problem: TableProblem): TableOffer[] {
   const { target, rows, cols, bits, rowBytes = 1, seed } = problem
   const scales = rowScales(target, rows, cols)
   const normalized = target.map((value, i) => value / (scales[Math.floor(i / cols)]! || 1))
-  const sketches = sketchRows(normalized, rows, cols)
+  const group = problem.group ?? byShape(normalized, rows, cols, seed)
   const sample = sampleOf(problem, normalized, scales)
   const offers: TableOffer[] = []
   for (const wanted of OFFERED) {
-    const tableOf = wanted === 1 ? new Uint16Array(rows) : groupSketches(sketches, wanted, makeRandom(seed))
+    const tableOf = wanted === 1 ? new Uint16Array(rows) : group(wanted)
     const tables = tableOf.reduce((most, table) => Math.max(most, table + 1), 1)
     if (offers.some((offer) => offer.tables === tables)) continue
     const bytes = tables * 2 ** bits + (tables > 1 ? rows * rowBytes : 0)
@@ -77,6 +79,11 @@ export function offerTables(problem: TableProblem): TableOffer[] {
     offers.push({ tables, tableOf, centres, error, bytes, price: bytes - (gain * rows * cols) / 8 })
   }
   return offers
+}
+
+function byShape(normalized: Float32Array, rows: number, cols: number, seed: number) {
+  const sketches = sketchRows(normalized, rows, cols)
+  return (tables: number) => groupSketches(sketches, rows, tables, makeRandom(seed))
 }
 
 /** The offer of least price; of equal ones that with fewer tables. */

@@ -14,20 +14,32 @@ import type { CodebookForm, IndexBits, TrellisWindow } from '../quant/codebookWe
 export const CODEBOOK_NAMES = ['jlcm', 'lut', 'nf4', 'vq', 'trellis'] as const
 export type CodebookName = (typeof CODEBOOK_NAMES)[number]
 
+/**
+ * How the levels of weights are found once columns have been decided one after the other: by discrete moves, or by gradient
+ * descent on mixtures of levels with the paper's distance-weighted update, or with the plain gradient of the softmax.
+ */
+export const MAPPINGS = ['descent', 'proximal', 'softmax'] as const
+export type Mapping = (typeof MAPPINGS)[number]
+
 /** What method `codebook` makes. */
 export interface CodebookSettings {
   /** `auto`: trellis. */
   readonly codebook: 'auto' | CodebookName
   /** Different tables of `jlcm`, 1 … 16; `auto`: as many as pay for themselves in stored bytes. */
   readonly rowGroups: 'auto' | number
-  /** Bits of an index of `trellis`; `auto`: 12 in a model of fewer than 20 million weights, else 8. */
+  /** Bits of an index of `trellis`; `auto`: 12 in a model of one to 20 million weights, else 8. */
   readonly trellisWindow: 'auto' | TrellisWindow
+  /** All but `descent` go with `jlcm` and `lut`, and with data or statistics. */
+  readonly mapping: Mapping
 }
 
 /** Row groups of `jlcm` that a plan counts on until the weights have decided: as many as there may be. */
 const MOST_ROW_GROUPS = 16
-/** A shared table of 2^12 levels is 4 kB and needs one and a half bytes an index at load: fine for a small model. */
-const WIDE_WINDOW_WEIGHTS = 20e6
+/**
+ * The wider window is worth .04 bits per weight (½·log2 of .0804 over .0761), and its table takes 4 kB: that is less from a
+ * million weights on. It takes 16 times as long to search, and more memory at load: a minute in a model of 3 million.
+ */
+const WIDE_WINDOW = { from: 1e6, below: 20e6 }
 
 const BITS: Readonly<Record<CodebookName, readonly IndexBits[]>> = {
   jlcm: [4, 3, 2],
@@ -63,7 +75,7 @@ export function codebookForm(
   name: CodebookName,
   bits: IndexBits,
   rows: number,
-  { rowGroups, trellisWindow, weights }: Omit<CodebookSettings, 'codebook'> & { readonly weights: number },
+  { rowGroups, trellisWindow, weights }: Omit<CodebookSettings, 'codebook' | 'mapping'> & { readonly weights: number },
 ): CodebookForm {
   if (!hasBits(name, bits)) throw new RangeError(`codebook ${name} has no indices of ${bits} bits`)
   const scalar = { kind: 'scalar' } as const
@@ -81,7 +93,8 @@ export function codebookForm(
     case 'vq':
       return { coding: { kind: 'vector', dim: bits === 2 ? 4 : 2 }, tables: 1, shared: false, permuted: false }
     case 'trellis': {
-      const window = trellisWindow === 'auto' ? (weights < WIDE_WINDOW_WEIGHTS ? 12 : 8) : trellisWindow
+      const isWide = weights >= WIDE_WINDOW.from && weights < WIDE_WINDOW.below
+      const window = trellisWindow === 'auto' ? (isWide ? 12 : 8) : trellisWindow
       return { coding: { kind: 'trellis', window }, tables: 1, shared: true, permuted: false }
     }
   }

@@ -1,5 +1,5 @@
 /** @file The best tables for the codes as they are: closed form, shared by all rows of a table (JLCM's codebook update). */
-import { type Descent, residualsOf } from '../gptq/descent.ts'
+import type { Descent } from '../gptq/descent.ts'
 import { sharedFloats } from '../gptq/layer.ts'
 import { factorUpper } from '../linalg/factor.ts'
 import { solveWithFactor } from '../linalg/solve.ts'
@@ -7,6 +7,7 @@ import type { Products } from '../runtime/products.ts'
 import { type CodebookLayer, tableLengthOf } from './codebookLayer.ts'
 import { codebookColumns } from './columns.ts'
 import { formLength, tableFormsTask } from './tableForms.ts'
+import { forPanels, takeRowInPlace, tryLayer } from './trial.ts'
 
 /** Rows are sampled where all of them would take more additions: N·K² of them. */
 const MOST_ADDITIONS = 2 ** 32
@@ -16,7 +17,6 @@ const MOST_SUMS = 2 ** 23
 const LEAST_ROWS = 16
 /** Of the trace: keeps systems with entries that few weights use well posed. */
 const RIDGE = 1e-9
-const PANEL = 256
 /** Levels are 8-bit integers, the same on both sides of zero. */
 const LARGEST = 127
 
@@ -132,62 +132,17 @@ function sample(layer: CodebookLayer) {
   return { sampled, starts: Int32Array.from(starts), tableOfUnit }
 }
 
-async function forPanels(
-  descent: Descent<CodebookLayer>,
-  errors: Float32Array,
-  visit: (from: number, width: number, panel: Float32Array) => void,
-): Promise<void> {
-  const { rows, cols } = descent.layer
-  const room = new Float32Array(rows * Math.min(PANEL, cols))
-  for (let from = 0; from < cols; from += PANEL) {
-    const width = Math.min(PANEL, cols - from)
-    visit(from, width, await residualsOf({ ...descent, errors }, from, width, room.subarray(0, rows * width)))
-  }
-}
-
 /** Keep the new tables where they lower the loss; `layer` has them, the errors are still those of `before`. */
 async function keepBetter(descent: Descent<CodebookLayer>, before: Float32Array): Promise<number> {
-  const { layer, errors } = descent
-  const { rows, cols, tableOf, tables, rowLoss, rowSquares } = layer
+  const { layer } = descent
+  const { rows, tableOf, tables, rowLoss } = layer
   const { length, tables: count } = sizesOf(layer)
-  const trial = errorsOf(layer)
-  const losses = new Float64Array(rows)
-  await forPanels(descent, trial, (from, width, panel) => {
-    for (let k = 0; k < width; k++) {
-      for (let row = 0; row < rows; row++) losses[row]! += trial[(from + k) * rows + row]! * panel[row * width + k]!
-    }
-  })
+  const trial = await tryLayer(descent)
   const gain = new Float64Array(count)
-  for (let row = 0; row < rows; row++) gain[tableOf[row]!]! += rowLoss[row]! - losses[row]!
+  for (let row = 0; row < rows; row++) gain[tableOf[row]!]! += rowLoss[row]! - trial.losses[row]!
   for (let table = 0; table < count; table++) {
     if (!(gain[table]! > 0)) tables.set(before.subarray(table * length, (table + 1) * length), table * length)
   }
-  for (let row = 0; row < rows; row++) {
-    if (!(gain[tableOf[row]!]! > 0)) continue
-    rowLoss[row] = losses[row]!
-    let squares = 0
-    for (let k = 0; k < cols; k++) {
-      const error = trial[k * rows + row]!
-      errors[k * rows + row] = error
-      squares += error * error
-    }
-    rowSquares[row] = squares
-  }
+  for (let row = 0; row < rows; row++) if (gain[tableOf[row]!]! > 0) takeRowInPlace(descent, trial, row)
   return gain.filter((value) => value > 0).length
-}
-
-/** E = W* − Ŵ, [K, N]. */
-function errorsOf(layer: CodebookLayer): Float32Array {
-  const { rows, cols, groups, groupSize, scales, target } = layer
-  const errors = new Float32Array(rows * cols)
-  const levels = new Float64Array(rows)
-  const columns = codebookColumns(layer)
-  for (let k = 0; k < cols; k++) {
-    columns.levels(k, 0, rows, levels)
-    const group = (k / groupSize) | 0
-    for (let row = 0; row < rows; row++) {
-      errors[k * rows + row] = target[row * cols + k]! - Math.fround(levels[row]! * scales[row * groups + group]!)
-    }
-  }
-  return errors
 }

@@ -35,7 +35,7 @@ export function groupRows(
   }
   if (!Number.isInteger(tables) || tables < 1 || tables > 65535) throw new RangeError(`row groups: ${tables} tables`)
   if (tables === 1 || rows === 0 || cols === 0) return new Uint16Array(rows)
-  return groupSketches(sketchRows(normalized, rows, cols), tables, random)
+  return groupSketches(sketchRows(normalized, rows, cols), rows, tables, random)
 }
 
 /** Quantiles of each row at (i + ½) / 32, linear between order statistics, [N, 32]. */
@@ -56,38 +56,41 @@ export function sketchRows(normalized: Float32Array, rows: number, cols: number)
   return sketches
 }
 
-/** As {@link groupRows}, from sketches, which groupings into several numbers of tables can share. */
-export function groupSketches(sketches: Float64Array, tables: number, random: Random): Uint16Array {
-  const rows = sketches.length / QUANTILES
+/**
+ * As {@link groupRows}, from sketches, which groupings into several numbers of tables can share.
+ * @param rows N; numbers of a sketch are what that leaves: those of layers that share their rows may lie side by side.
+ */
+export function groupSketches(sketches: Float64Array, rows: number, tables: number, random: Random): Uint16Array {
+  const width = sketches.length / rows
   const places = spreadPlaces(Math.min(rows, SKETCH_SAMPLE), rows)
-  const sampled = Float64Array.from({ length: places.length * QUANTILES }, (_, i) => {
-    return sketches[places[Math.floor(i / QUANTILES)]! * QUANTILES + (i % QUANTILES)]!
+  const sampled = Float64Array.from({ length: places.length * width }, (_, i) => {
+    return sketches[places[Math.floor(i / width)]! * width + (i % width)]!
   })
   let centres: Float64Array = new Float64Array(0)
   let least = Number.POSITIVE_INFINITY
   for (let restart = 0; restart < RESTARTS; restart++) {
-    const found = lloyd(sampled, spreadCentres(sampled, tables, random))
+    const found = lloyd(sampled, width, spreadCentres(sampled, width, tables, random))
     if (found.error < least) {
       least = found.error
       centres = found.centres
     }
   }
-  return numbered(nearestCentres(sketches, centres).group)
+  return numbered(nearestCentres(sketches, width, centres).group)
 }
 
 /** k-means++ (Arthur & Vassilvitskii 2007): each next centre by the squared distance to those there are. */
-function spreadCentres(points: Float64Array, count: number, random: Random): Float64Array {
-  const rows = points.length / QUANTILES
+function spreadCentres(points: Float64Array, width: number, count: number, random: Random): Float64Array {
+  const rows = points.length / width
   const distance = new Float64Array(rows).fill(Number.POSITIVE_INFINITY)
   const centres: number[] = []
   for (let next = random.below(rows); ; ) {
-    centres.push(...points.subarray(next * QUANTILES, (next + 1) * QUANTILES))
+    centres.push(...points.subarray(next * width, (next + 1) * width))
     let total = 0
     for (let row = 0; row < rows; row++) {
-      distance[row] = Math.min(distance[row]!, squaredDistance(points, row, points, next))
+      distance[row] = Math.min(distance[row]!, squaredDistance(points, row, points, next, width))
       total += distance[row]!
     }
-    if (centres.length === count * QUANTILES) return Float64Array.from(centres)
+    if (centres.length === count * width) return Float64Array.from(centres)
     let left = random.uniform() * total
     next = 0
     for (let row = 0; row < rows && left >= 0; row++) {
@@ -98,33 +101,33 @@ function spreadCentres(points: Float64Array, count: number, random: Random): Flo
 }
 
 /** Lloyd's iteration. A centre that loses all its rows stays where it is. */
-function lloyd(points: Float64Array, start: Float64Array): { centres: Float64Array; error: number } {
+function lloyd(points: Float64Array, width: number, start: Float64Array): { centres: Float64Array; error: number } {
   const centres = start.slice()
   let error = Number.POSITIVE_INFINITY
   for (let pass = 0; pass < MOST_PASSES; pass++) {
-    const nearest = nearestCentres(points, centres)
+    const nearest = nearestCentres(points, width, centres)
     if (!(nearest.error < error)) break
     error = nearest.error
-    const counts = new Float64Array(centres.length / QUANTILES)
+    const counts = new Float64Array(centres.length / width)
     for (const group of nearest.group) counts[group] = counts[group]! + 1
-    for (let i = 0; i < centres.length; i++) if (counts[Math.floor(i / QUANTILES)]! > 0) centres[i] = 0
+    for (let i = 0; i < centres.length; i++) if (counts[Math.floor(i / width)]! > 0) centres[i] = 0
     for (const [row, group] of nearest.group.entries()) {
-      for (let i = 0; i < QUANTILES; i++) {
-        const at = group * QUANTILES + i
-        centres[at] = centres[at]! + points[row * QUANTILES + i]! / counts[group]!
+      for (let i = 0; i < width; i++) {
+        const at = group * width + i
+        centres[at] = centres[at]! + points[row * width + i]! / counts[group]!
       }
     }
   }
   return { centres, error }
 }
 
-function nearestCentres(points: Float64Array, centres: Float64Array): { group: Uint16Array; error: number } {
-  const group = new Uint16Array(points.length / QUANTILES)
+function nearestCentres(points: Float64Array, width: number, centres: Float64Array): { group: Uint16Array; error: number } {
+  const group = new Uint16Array(points.length / width)
   let error = 0
   for (let row = 0; row < group.length; row++) {
     let least = Number.POSITIVE_INFINITY
-    for (let centre = 0; centre < centres.length / QUANTILES; centre++) {
-      const distance = squaredDistance(points, row, centres, centre)
+    for (let centre = 0; centre < centres.length / width; centre++) {
+      const distance = squaredDistance(points, row, centres, centre, width)
       if (distance < least) {
         least = distance
         group[row] = centre
@@ -135,9 +138,9 @@ function nearestCentres(points: Float64Array, centres: Float64Array): { group: U
   return { group, error }
 }
 
-function squaredDistance(a: Float64Array, i: number, b: Float64Array, j: number): number {
+function squaredDistance(a: Float64Array, i: number, b: Float64Array, j: number, width: number): number {
   let sum = 0
-  for (let q = 0; q < QUANTILES; q++) sum += (a[i * QUANTILES + q]! - b[j * QUANTILES + q]!) ** 2
+  for (let q = 0; q < width; q++) sum += (a[i * width + q]! - b[j * width + q]!) ** 2
   return sum
 }
 

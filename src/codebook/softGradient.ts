@@ -2,6 +2,7 @@
  * @file The relaxed mapping of JLCM (Yvinec et al. 2023): each weight is a mixture of its table's levels, W̃ = s · Σ m_k c_k
  * with m = softmax(ω), and the layer objective tr((W* − W̃) H (W* − W̃)ᵀ) has gradients in ω and c.
  */
+import { groupsPerRow } from '../quant/quantizedWeight.ts'
 import type { Floats, Products } from '../runtime/products.ts'
 
 /**
@@ -25,7 +26,9 @@ export interface SoftProblem {
   readonly entries: number
   /** Table of each row, [N]. */
   readonly tableOf: Uint16Array
-  /** Real weight of a level of 1, above 0, [N]. */
+  /** Input columns that share a scale. */
+  readonly groupSize: number
+  /** Real weight of a level of 1, above 0, [N, groups]. */
   readonly scales: Float32Array
   /** Levels to start from, ascending in each table, [T, entries]. */
   readonly tables: Float64Array
@@ -59,7 +62,7 @@ export async function softGradient(
   flavour: MappingFlavour,
   products: Products,
 ): Promise<SoftGradient> {
-  const { target, rows, cols, entries, tableOf, scales } = problem
+  const { target, rows, cols, entries, tableOf } = problem
   const { tables, sharpness } = state
   const mixtures = new Float64Array(state.logits.length)
   const levels = new Float64Array(rows * cols)
@@ -72,7 +75,7 @@ export async function softGradient(
     let level = 0
     for (let k = 0; k < entries; k++) level += mixture[k]! * tables[table + k]!
     levels[i] = level
-    error[i] = target[i]! - scales[row]! * level
+    error[i] = target[i]! - scaleAt(problem, i) * level
   }
   const weighted = await timesHessian(problem, error, products)
   const logits = mixtures
@@ -84,7 +87,7 @@ export async function softGradient(
     const at = tableOf[row]! * entries
     loss += error[i]! * weighted[i]!
     /** ∂loss/∂level */
-    const slope = -2 * weighted[i]! * scales[row]!
+    const slope = -2 * weighted[i]! * scaleAt(problem, i)
     const mixture = mixtures.subarray(i * entries, (i + 1) * entries)
     for (let k = 0; k < entries; k++) {
       tableGradient[at + k] = tableGradient[at + k]! + slope * mixture[k]!
@@ -94,6 +97,12 @@ export async function softGradient(
     for (let k = 0; k < entries; k++) mixture[k] = slope * sharpness * mixture[k]!
   }
   return { loss, logits, tables: tableGradient }
+}
+
+/** The scale of a weight. @param i its place in [N, K]. */
+export function scaleAt({ cols, groupSize, scales }: SoftProblem, i: number): number {
+  const row = Math.floor(i / cols)
+  return scales[row * groupsPerRow(cols, groupSize) + Math.floor((i % cols) / groupSize)]!
 }
 
 /** error · H. */

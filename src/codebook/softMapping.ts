@@ -2,8 +2,18 @@
  * @file Tables and mapping learned together by gradient descent on relaxed mappings: the paper's flavour of JLCM, beside
  * which the discrete moves of the solver can be measured. For layers of up to some 10⁶ weights times levels.
  */
+
+import { checkAborted } from '../progress.ts'
+import { groupsPerRow } from '../quant/quantizedWeight.ts'
 import type { Products } from '../runtime/products.ts'
-import { type MappingFlavour, type SoftProblem, type SoftState, softGradient, timesHessian } from './softGradient.ts'
+import {
+  type MappingFlavour,
+  type SoftProblem,
+  type SoftState,
+  scaleAt,
+  softGradient,
+  timesHessian,
+} from './softGradient.ts'
 
 export interface SoftSettings {
   readonly flavour: MappingFlavour
@@ -11,6 +21,8 @@ export interface SoftSettings {
   readonly steps: number
   /** How far the logits of a weight move in a step, root mean square; above 0. 0.1 to 0.3 are good. */
   readonly rate: number
+  /** Levels to start near, [N, K]; those nearest to the weights where they are left out. */
+  readonly codes?: Uint8Array | undefined
 }
 
 export interface SoftResult {
@@ -20,7 +32,7 @@ export interface SoftResult {
   readonly tables: Float64Array
   /** Objective of the mixtures before each step. */
   readonly losses: Float64Array
-  /** Objective of the nearest levels of the given tables, and of codes and tables returned. */
+  /** Objective of the levels at the start, and of codes and tables returned. */
   readonly before: number
   readonly after: number
 }
@@ -43,16 +55,17 @@ const SHARPER = 20
  *
  * @returns the codes of largest logits; `after` can be above `before`, which the caller has to judge.
  * @throws RangeError when shapes do not fit together or settings are out of range.
+ * @throws QtoolError `interrupted` when the signal aborts.
  */
 export async function softMapping(
   problem: SoftProblem,
   settings: SoftSettings,
-  means: { readonly products: Products },
+  means: { readonly products: Products; readonly signal?: AbortSignal | undefined },
 ): Promise<SoftResult> {
   check(problem, settings)
   const { entries } = problem
   const { flavour, steps, rate } = settings
-  const logits = startLogits(problem)
+  const logits = startLogits(problem, settings.codes)
   const tables = problem.tables.slice()
   const gap = meanGap(problem)
   const start = largestLogits(logits, entries)
@@ -61,6 +74,7 @@ export async function softMapping(
   const moveTables = makeAdam(tables, 1, rate * TABLE_RATE * gap)
   const losses = new Float64Array(steps)
   for (let step = 0; step < steps; step++) {
+    checkAborted(means.signal)
     const state: SoftState = { logits, tables, sharpness: SHARPER ** (step / steps) }
     const gradient = await softGradient(problem, state, flavour, means.products)
     losses[step] = gradient.loss
@@ -71,14 +85,15 @@ export async function softMapping(
   return { codes, tables, losses, before, after: await hardLoss(problem, codes, tables, means.products) }
 }
 
-function check(problem: SoftProblem, { steps, rate }: SoftSettings): void {
-  const { target, hessian, rows, cols, entries, tableOf, scales, tables } = problem
+function check(problem: SoftProblem, { steps, rate, codes }: SoftSettings): void {
+  const { target, hessian, rows, cols, entries, tableOf, groupSize, scales, tables } = problem
   const count = tables.length / entries
   const fits =
     target.length === rows * cols &&
     hessian.length === cols * cols &&
     tableOf.length === rows &&
-    scales.length === rows &&
+    scales.length === rows * groupsPerRow(cols, groupSize) &&
+    (codes === undefined || codes.length === target.length) &&
     Number.isInteger(count) &&
     entries >= 2 &&
     entries <= 256 &&
@@ -94,15 +109,15 @@ function meanGap({ tables, entries }: SoftProblem): number {
   return range / ((tables.length / entries) * (entries - 1)) || 1
 }
 
-/** −(distance in mean gaps)², so that mixtures start near their weights. */
-function startLogits(problem: SoftProblem): Float64Array {
-  const { target, cols, entries, tableOf, scales, tables } = problem
+/** −(distance in mean gaps)², so that mixtures start near their weights, or near the levels that are given. */
+function startLogits(problem: SoftProblem, codes: Uint8Array | undefined): Float64Array {
+  const { target, cols, entries, tableOf, tables } = problem
   const gap = meanGap(problem)
   return Float64Array.from({ length: target.length * entries }, (_, at) => {
     const i = Math.floor(at / entries)
-    const row = Math.floor(i / cols)
-    const level = tables[tableOf[row]! * entries + (at % entries)]!
-    return GAP_LOGIT * ((target[i]! / scales[row]! - level) / gap) ** 2
+    const table = tableOf[Math.floor(i / cols)]! * entries
+    const from = codes ? tables[table + codes[i]!]! : target[i]! / scaleAt(problem, i)
+    return GAP_LOGIT * ((from - tables[table + (at % entries)]!) / gap) ** 2
   })
 }
 
@@ -121,11 +136,11 @@ async function hardLoss(
   tables: Float64Array,
   products: Products,
 ): Promise<number> {
-  const { target, cols, entries, tableOf, scales } = problem
+  const { target, cols, entries, tableOf } = problem
   const error = target.slice()
   for (let i = 0; i < error.length; i++) {
     const row = Math.floor(i / cols)
-    error[i] = target[i]! - scales[row]! * tables[tableOf[row]! * entries + codes[i]!]!
+    error[i] = target[i]! - scaleAt(problem, i) * tables[tableOf[row]! * entries + codes[i]!]!
   }
   const weighted = await timesHessian(problem, error, products)
   let loss = 0

@@ -1,5 +1,5 @@
 /** @file The first tables and scales of a layer, from its weights alone; the solver refits both. */
-import { type IndexBits, lanesOf, tableLength } from '../quant/codebookWeight.ts'
+import { type IndexBits, lanesOf, tableLength, tablesOfRuns } from '../quant/codebookWeight.ts'
 import { roundScale } from '../quant/grid.ts'
 import { groupsPerRow, type ScaleType } from '../quant/quantizedWeight.ts'
 import { makeRandom } from '../random.ts'
@@ -102,6 +102,7 @@ function firstTables(given: Rows, options: CodebookOptions, deviations: Float32A
 /** Rows of one shape of distribution share a table: a given number of shapes, or as many as pay for themselves. */
 function tablesOfRows(given: Rows, { bits, form }: CodebookOptions, normalized: Float32Array): Uint16Array {
   const { rows, cols } = given
+  if (form.runs) return tablesOfRuns(form.runs)
   if (form.mostTables) {
     const offers = offerTables({ ...given, bits, seed: SEED }).filter(({ tables }) => tables <= form.tables)
     return offers.reduce((best, offer) => (offer.price < best.price ? offer : best)).tableOf

@@ -44,6 +44,11 @@ export interface CodebookForm {
   readonly shared: boolean
   /** Rows of a table need not follow each other: the file stores where each row of the layer is. */
   readonly permuted: boolean
+  /**
+   * Rows of each table, one table after the other: T numbers above 0 whose sum is N, stored in place of an index for each
+   * row. Absent where rows of a table may lie anywhere.
+   */
+  readonly runs?: readonly number[] | undefined
 }
 
 export interface CodebookWeight {
@@ -64,6 +69,11 @@ export interface CodebookWeight {
   /** Exactly representable in `scaleType`; [N, groups]; above 0. */
   readonly scales: Float32Array
   readonly scaleType: ScaleType
+}
+
+/** The table of each row, from how many rows each has. */
+export function tablesOfRuns(runs: readonly number[]): Uint16Array {
+  return Uint16Array.from(runs.flatMap((rows, table) => new Array<number>(rows).fill(table)))
 }
 
 /** Lanes P of a coding on N rows. */

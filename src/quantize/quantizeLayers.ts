@@ -147,6 +147,7 @@ function asSolved(plan: LayerPlan, weight: QuantizedWeight): LayerPlan {
   const { codebook } = plan
   if (!codebook || !isCodebook(weight)) return plan
   const tables = weight.tables.length / tableLength(weight.coding, weight.bits)
+  if (codebook.runs) return plan
   const { coding, shared, permuted } = codebook
   return { ...plan, codebook: { coding, tables, shared, permuted: permuted && tables > 1 } }
 }

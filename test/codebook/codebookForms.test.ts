@@ -27,6 +27,7 @@ describe('the form of a codebook', () => {
     ['vq', 2, 100, {}, { coding: { kind: 'vector', dim: 4 }, tables: 1, shared: false, permuted: false }],
     ['vq', 4, 100, {}, { coding: { kind: 'vector', dim: 2 }, tables: 1, shared: false, permuted: false }],
     ['trellis', 2, 100, {}, trellis(12)],
+    ['trellis', 3, 100, { weights: 1e6 - 1 }, trellis(8)],
     ['trellis', 3, 100, { weights: 20e6 - 1 }, trellis(12)],
     ['trellis', 3, 100, { weights: 20e6 }, trellis(8)],
     ['trellis', 4, 100, { weights: 20e6, trellisWindow: 12 }, trellis(12)],

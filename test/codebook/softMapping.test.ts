@@ -26,6 +26,7 @@ function problemOf(rows: number, cols: number, seed = 1): SoftProblem {
     cols,
     entries: 4,
     tableOf: Uint16Array.from({ length: rows }, (_, row) => row % 2),
+    groupSize: cols,
     scales: Float32Array.from({ length: rows }, () => 0.5 + random.uniform()),
     tables: Float64Array.of(-1.5, -0.5, 0.5, 1.5, -2, -0.3, 0.4, 1.2),
   }
