@@ -11,6 +11,7 @@
  * source is the same; `--keep` takes results of another state too, `--fresh` none. `--render` writes all that is there
  * into RESULTS.md, after measuring; with `--arms none` or `--bits none` it does only that.
  */
+import { statSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import {
   armsOf,
@@ -96,7 +97,9 @@ async function timeModel(model: CodebookModel, wanted: Wanted): Promise<void> {
 function knownModels(only: Wanted['only']): KnownModel[] {
   return CODEBOOK_MODELS.filter(({ name }) => only?.includes(name) ?? true).flatMap((model) => {
     const measured = readCodebooks(model.name)
-    return measured ? { model, measured, times: readTimes(model.name) } : []
+    const [bench] = measured ? findModels([model.name]) : []
+    if (!(measured && bench)) return []
+    return { model, measured, times: readTimes(model.name), floatBytes: statSync(bench.path).size }
   })
 }
 

@@ -5,7 +5,7 @@ import type { Bits } from './quant/quantizedWeight.ts'
 import type { ImportanceName } from './rsq/importance.ts'
 
 export { SENSITIVITIES } from './analyze/analysis.ts'
-export { CODEBOOK_NAMES } from './codebook/codebookForms.ts'
+export { CODEBOOK_NAMES, MAPPINGS } from './codebook/codebookForms.ts'
 export { IMPORTANCE_NAMES } from './rsq/importance.ts'
 
 export type Format = 'auto' | 'contrib' | 'standard'
@@ -154,6 +154,8 @@ export interface QuantizeConfig extends CalibrationConfig, AllocationConfig, Rsq
   readonly accuracyLevel: 0 | 4
   /** Where large tensors go: beside the model when the output is large, always, or never. */
   readonly externalData: 'auto' | 'always' | 'never'
+  /** Write what onnxruntime would unpack at load unpacked; not with a budget in bytes or stored bits. */
+  readonly expand: boolean
   readonly verify: boolean
   readonly dryRun: boolean
   readonly force: boolean
@@ -175,6 +177,7 @@ export const QUANTIZE_DEFAULTS: QuantizeConfig = {
   format: 'auto',
   accuracyLevel: 4,
   externalData: 'auto',
+  expand: false,
   verify: true,
   dryRun: false,
   force: false,
@@ -199,6 +202,7 @@ export const QUANTIZE_DEFAULTS: QuantizeConfig = {
   codebook: 'auto',
   rowGroups: 'auto',
   trellisWindow: 'auto',
+  mapping: 'descent',
   solver: 'uniform',
   sensitivity: ['kl', 'coverage', 'outputs'],
   tie: [],

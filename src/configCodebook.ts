@@ -1,13 +1,13 @@
 /** @file Contradictions between the keys about codebooks and the others. */
 import { codebookBits, codebookNamed, hasBits } from './codebook/codebookForms.ts'
-import { QUANTIZE_DEFAULTS, type QuantizeConfig } from './config.ts'
+import { isCalibrated, QUANTIZE_DEFAULTS, type QuantizeConfig } from './config.ts'
 import { firstGiven, usualValues } from './configGiven.ts'
 import { QtoolError } from './errors.ts'
 
 /** Keys that mean nothing without method codebook. */
-export const ABOUT_CODEBOOK = ['codebook', 'rowGroups', 'trellisWindow'] as const
-/** Keys about what codebooks do not have: grids, and layers that differ by a plan or an analysis. */
-export const NOT_FOR_CODEBOOKS = ['symmetric', 'plan', 'savePlan'] as const
+export const ABOUT_CODEBOOK = ['codebook', 'rowGroups', 'trellisWindow', 'mapping'] as const
+/** Keys about what codebooks do not have. */
+export const NOT_FOR_CODEBOOKS = ['symmetric'] as const
 
 /**
  * Refuse what cannot be with codebooks, or without them.
@@ -25,7 +25,7 @@ export function checkCodebook(config: QuantizeConfig, values: Partial<QuantizeCo
     })
   }
   const name = codebookNamed(config)
-  const { rowGroups, trellisWindow, bits } = config
+  const { rowGroups, trellisWindow, mapping, bits } = config
   if (rowGroups !== 'auto' && name !== 'jlcm') {
     throw new QtoolError('usage', `rowGroups is given with codebook ${name}`, {
       hint: '--row-groups goes with --codebook jlcm',
@@ -34,6 +34,16 @@ export function checkCodebook(config: QuantizeConfig, values: Partial<QuantizeCo
   if (trellisWindow !== 'auto' && name !== 'trellis') {
     throw new QtoolError('usage', `trellisWindow is given with codebook ${name}`, {
       hint: '--trellis-window goes with --codebook trellis',
+    })
+  }
+  if (mapping !== 'descent' && name !== 'jlcm' && name !== 'lut') {
+    throw new QtoolError('usage', `mapping ${mapping} is given with codebook ${name}`, {
+      hint: '--mapping goes with --codebook jlcm or lut',
+    })
+  }
+  if (mapping !== 'descent' && !isCalibrated(config)) {
+    throw new QtoolError('usage', `mapping ${mapping} is given without data`, {
+      hint: '--mapping goes with --data or --stats',
     })
   }
   if (bits !== undefined && !hasBits(name, bits)) {
@@ -48,29 +58,6 @@ export function checkCodebook(config: QuantizeConfig, values: Partial<QuantizeCo
   const other = firstGiven(NOT_FOR_CODEBOOKS, values, usual)
   if (other === undefined) return
   throw new QtoolError('usage', `${other} is given with method codebook`, {
-    hint:
-      other === 'symmetric'
-        ? 'tables of levels have no zero points: leave it out'
-        : 'a plan is about grids: leave it out',
-  })
-}
-
-/**
- * Refuse what layers that are all alike cannot do.
- * @param keys about allocation and its limits, but for the budget.
- * @throws QtoolError `usage`.
- */
-export function checkCodebookAllocation(
-  config: QuantizeConfig,
-  values: Partial<QuantizeConfig>,
-  keys: readonly string[],
-): void {
-  const { solver, budget } = config
-  const key = firstGiven(keys, values, usualValues(QUANTIZE_DEFAULTS, values))
-  const several = budget?.includes(',') ? 'a combination of budgets' : undefined
-  const asked = solver === 'uniform' ? (key ?? several) : `solver ${solver}`
-  if (asked === undefined) return
-  throw new QtoolError('usage', `${asked} is given with method codebook, which makes all layers alike`, {
-    hint: 'give one --budget or --bits, with --solver uniform',
+    hint: 'tables of levels have no zero points: leave it out',
   })
 }

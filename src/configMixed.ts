@@ -3,7 +3,6 @@
  * `configRules.ts`.
  */
 import { type AnalyzeConfig, QUANTIZE_DEFAULTS, type QuantizeConfig } from './config.ts'
-import { checkCodebookAllocation } from './configCodebook.ts'
 import { firstGiven, usualValues } from './configGiven.ts'
 import { QtoolError } from './errors.ts'
 
@@ -47,10 +46,6 @@ export function settleAllocation(
   }
   if (plan !== undefined) {
     checkPlan(config, values, usual)
-    return { solver: 'uniform', sensitivity, evaluations: config.evaluations }
-  }
-  if (config.method === 'codebook') {
-    checkCodebookAllocation(config, values, BESIDE_BUDGETS)
     return { solver: 'uniform', sensitivity, evaluations: config.evaluations }
   }
   const measurable = analysis !== undefined || (config.data.length > 0 && config.holdout > 0)

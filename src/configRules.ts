@@ -2,6 +2,7 @@
  * @file Makes configurations complete: checked values over the defaults, with no two keys that contradict each other.
  * With `configValues.ts` the one validator of the library, of `qtool.json` and of the command line.
  */
+import { parseBudgets } from './bitalloc/budget.ts'
 import {
   ANALYZE_DEFAULTS,
   type AnalyzeConfig,
@@ -47,9 +48,8 @@ const DATA_HINT =
 
 /**
  * A complete configuration: checked values over {@link QUANTIZE_DEFAULTS}. The method is `gptq` with data or statistics
- * and `auto` without, the solver `ilp` where there is a limit and something to measure on, unless they are given; with
- * method `codebook` the solver is `uniform`.
- * @throws QtoolError `usage` on unknown keys, values out of range, both a budget and a width, a method that data would be
+ * and `auto` without, the solver `ilp` where there is a limit and something to measure on, unless they are given.
+ * @throws QtoolError `usage` on unknown keys, values out of range, both a budget and a width, an unpacked output with a budget in bytes, a method that data would be
  *   ignored by or that lacks it, keys about data without data, an allocation without a limit or a measurement, or keys
  *   that do not go with the method.
  */
@@ -64,7 +64,17 @@ export function resolveQuantizeConfig(values: Partial<QuantizeConfig>): Quantize
   const calibrated = config.data.length > 0 || config.stats.length > 0
   const method = values.method ?? (calibrated ? 'gptq' : 'auto')
   checkCalibration({ ...config, method }, values)
+  checkExpand(config)
   return withNormalize({ ...config, method, ...settleAllocation(config, values) })
+}
+
+/** A budget in bytes or stored bits is about the compact form, and unpacked the output would not keep it. */
+function checkExpand({ expand, budget }: QuantizeConfig): void {
+  if (!expand || budget === undefined) return
+  if (parseBudgets(budget).every(({ kind }) => kind === 'meanBits')) return
+  throw new QtoolError('usage', `expand is given with budget ${budget}, which is about the compact form`, {
+    hint: 'give a mean width such as 4bit, or a width with --bits; or leave out --expand',
+  })
 }
 
 function checkCalibration(config: QuantizeConfig, values: Partial<QuantizeConfig>): void {

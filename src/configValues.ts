@@ -6,7 +6,7 @@ import { SENSITIVITIES } from './analyze/analysis.ts'
 import { parseLatency } from './bitalloc/budget.ts'
 import { GROUP_SIZES } from './bitalloc/candidates.ts'
 import { compilePattern } from './bitalloc/overrides.ts'
-import { CODEBOOK_NAMES } from './codebook/codebookForms.ts'
+import { CODEBOOK_NAMES, MAPPINGS } from './codebook/codebookForms.ts'
 import type { AnalyzeConfig, DataConfig, EvalConfig, Normalize, QuantizeConfig, Thresholds } from './config.ts'
 import { QtoolError } from './errors.ts'
 import { nearestName } from './nearestName.ts'
@@ -130,6 +130,7 @@ const QUANTIZE_RULES: Rules<QuantizeConfig> = {
   format: oneOf('auto', 'contrib', 'standard'),
   accuracyLevel: oneOf(0, 4),
   externalData: oneOf('auto', 'always', 'never'),
+  expand: flag,
   verify: flag,
   dryRun: flag,
   force: flag,
@@ -152,6 +153,7 @@ const QUANTIZE_RULES: Rules<QuantizeConfig> = {
     (value) => value === 'auto' || integer(1, MAX_ROW_GROUPS)(value) === undefined,
   ),
   trellisWindow: oneOf('auto', 8, 12),
+  mapping: oneOf(...MAPPINGS),
   solver: oneOf('uniform', 'ilp', 'dp', 'bisection'),
   sensitivity: SENSITIVITY,
   analysis: text,

@@ -26,6 +26,7 @@ import type { RunOptions } from './progress.ts'
 import { Workspace } from './quant/workspace.ts'
 import { dropCheckpoint } from './quantize/calibrate.ts'
 import { prepareRsq } from './quantize/prepareRsq.ts'
+import { reorderNotes, reorderRows } from './quantize/reorderRows.ts'
 import { leftAlone, quantizeReport } from './quantize/report.ts'
 import { quantizeWithinBudget } from './quantize/withinBudget.ts'
 import { openOutput, writeOutput } from './quantize/writeOutput.ts'
@@ -126,11 +127,15 @@ export async function quantizeModel(
       resolved.data.length > 0
         ? await openCalibration(resolved, original.model, scratchOf('activations'), score)
         : undefined
-    const rotating = { config: resolved, data: data!, run, scratch: scratchOf('rotated.onnx'), temporaries, student }
+    const setting = { config: resolved, run, temporaries, source: { reader, pool } }
     const prepared =
       resolved.method === 'rsq'
-        ? await prepareRsq(original.model, { ...rotating, source: { reader, pool } })
-        : { ...original, importance: undefined, report: undefined }
+        ? await prepareRsq(original.model, { ...setting, data: data!, student, scratch: scratchOf('rotated.onnx') })
+        : {
+            ...(await reorderRows(original, { ...setting, scratch: scratchOf('reordered.onnx') })),
+            importance: undefined,
+            report: undefined,
+          }
     const { model, found } = prepared
     const source = { model, reader, pool }
     const plans = await openPlans(source, found, resolved, data, scratchOf('candidates'), run)
@@ -139,7 +144,11 @@ export async function quantizeModel(
     // Its threads are not needed any more, and their memory is, for the check.
     await pool.close()
     const notices = [...plans.warnings, ...made.warnings]
-    const reports = { allocation: plans.report(), rsq: prepared.report }
+    const calibration = made.calibration && {
+      ...made.calibration,
+      notes: [...made.calibration.notes, ...reorderNotes(made.layers, resolved)],
+    }
+    const reports = { calibration, allocation: plans.report(), rsq: prepared.report }
     const outcome = { model, found, ...made, notices, sha256: reader.sha256(), ...reports }
     const written = await writeOutput(outcome, output, resolved, run)
     if (!resolved.dryRun) dropCheckpoint(resolved)

@@ -175,7 +175,7 @@ interface LayerFigures extends LayerInfo {
   readonly scaleType: ScaleType
   /** One per use of the weight, without repeats. */
   readonly representations: readonly RepresentationName[]
-  /** Codes, scales, zero points, tables and padding, but not a table that all layers share. */
+  /** Codes, scales, zero points, tables and padding, but not a table that all layers share; as written, so unpacked with `expand`. */
   readonly storedBytes: number
   readonly bitsPerWeight: number
   readonly relativeError: number
@@ -210,11 +210,20 @@ export interface QuantizeReport {
     readonly weights: number
     /** Mean width of codes and indices over the quantized layers, in bits. */
     readonly meanBits: number
-    /** Stored bits per weight over the quantized layers: codes, scales, zero points, all tables, padding. */
+    /** Stored bits per weight over the quantized layers: codes, scales, zero points, all tables, padding; as written. */
     readonly bitsPerWeight: number
     readonly relativeError: number
     /** Output bytes over source bytes. */
     readonly ratio: number
+  }
+  readonly loading: {
+    /**
+     * Bytes that onnxruntime holds on the way from the compact form to what it runs, on top of both: an upper bound from
+     * shapes. With `expand`, of the compact form that was not written.
+     */
+    readonly transientBytes: number
+    /** Bytes of all files of the compact form where the output is unpacked; undefined where it is the compact form. */
+    readonly compactBytes: number | undefined
   }
   /** Undefined when all layers are alike, but for those set by hand, or as a plan says. */
   readonly allocation: AllocationReport | undefined

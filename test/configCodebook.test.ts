@@ -16,11 +16,16 @@ describe('method codebook', () => {
     [{ codebook: 'vq', bits: 2 }],
     [{ codebook: 'lut', bits: 2, data: ['x'], damping: 0.1 }],
     [{ codebook: 'jlcm', rowGroups: 16, stats: ['s'] }],
+    [{ codebook: 'jlcm', mapping: 'proximal', stats: ['s'] }],
+    [{ codebook: 'lut', mapping: 'softmax', data: ['x'] }],
+    [{ mapping: 'descent' }],
     [{ codebook: 'trellis', trellisWindow: 8, bits: 2, data: ['x'], holdout: 0 }],
     [{ codebook: 'auto', trellisWindow: 12 }],
     [{ rowGroups: 'auto', trellisWindow: 'auto', codebook: 'lut' }],
     [{ budget: '3bpw' }],
-    [{ budget: '3bit', data: ['x'] }],
+    [{ budget: '3bit', data: ['x'], holdout: 0 }],
+    [{ plan: 'p', savePlan: 'q' }],
+    [{ savePlan: 'q' }],
     [{ budget: '1MB', data: ['x'], solver: 'uniform' }],
     [{ layers: [{ pattern: '*', bits: 8 }] }],
   ])('takes %j, all layers alike, and a copy of what it made of it', (values) => {
@@ -52,6 +57,8 @@ describe('method codebook', () => {
     ['rowGroups', 4],
     ['trellisWindow', 'auto'],
     ['trellisWindow', 12],
+    ['mapping', 'descent'],
+    ['mapping', 'proximal'],
   ])('%s %s is refused with every other method', (key, value) => {
     for (const method of [undefined, 'gptq', 'rsq', 'rtn', 'auto'] as const) {
       const data = method === 'rtn' || method === 'auto' ? [] : ['x']
@@ -70,10 +77,12 @@ describe('method codebook', () => {
     [{ rowGroups: 2 }, 'rowGroups is given with codebook trellis'],
     [{ codebook: 'lut', rowGroups: 1 }, 'rowGroups is given with codebook lut'],
     [{ codebook: 'jlcm', trellisWindow: 8 }, 'trellisWindow is given with codebook jlcm'],
+    [{ mapping: 'softmax', data: ['x'] }, 'mapping softmax is given with codebook trellis'],
+    [{ codebook: 'nf4', mapping: 'proximal', data: ['x'] }, 'mapping proximal is given with codebook nf4'],
+    [{ codebook: 'vq', mapping: 'proximal', stats: ['s'] }, 'mapping proximal is given with codebook vq'],
+    [{ codebook: 'jlcm', mapping: 'proximal' }, 'mapping proximal is given without data'],
     [{ symmetric: 'yes' }, 'symmetric is given with method codebook'],
     [{ symmetric: 'auto' }, 'symmetric is given with method codebook'],
-    [{ plan: 'p' }, 'plan is given with method codebook'],
-    [{ savePlan: 'p' }, 'savePlan is given with method codebook'],
     [{ rotation: 'on', data: ['x'] }, 'rotation is given without method rsq'],
     [{ damping: 0.1 }, 'damping is given without data'],
     [{ samples: 10 }, 'samples is given without data'],
@@ -89,6 +98,7 @@ describe('method codebook', () => {
     [{ codebook: 'jlcm', rowGroups: 17 }, /from 1 to 16, found 17/],
     [{ codebook: 'jlcm', rowGroups: 1.5 }, /from 1 to 16, found 1.5/],
     [{ codebook: 'jlcm', rowGroups: 'some' }, /found "some"/],
+    [{ codebook: 'jlcm', mapping: 'plain' }, /mapping: wanted one of descent, proximal, softmax, found "plain"/],
     [{ trellisWindow: 10 }, /trellisWindow: wanted one of auto, 8, 12, found 10/],
   ])('refuses the value in %j', (values, message) => {
     expect(() => resolve({ method: 'codebook', ...values })).toThrow(
@@ -96,24 +106,27 @@ describe('method codebook', () => {
     )
   })
 
-  // With all that a mixed allocation would need.
   it.each([
-    [{ solver: 'ilp' }, 'solver ilp'],
-    [{ solver: 'dp' }, 'solver dp'],
-    [{ solver: 'bisection', maxKl: 1 }, 'solver bisection'],
-    [{ maxKl: 0.1 }, 'maxKl'],
-    [{ maxLatency: '0.7x' }, 'maxLatency'],
-    [{ analysis: 'a' }, 'analysis'],
-    [{ tie: ['*'] }, 'tie'],
-    [{ sensitivity: ['kl'] }, 'sensitivity'],
-    [{ labels: 'l.npy' }, 'labels'],
-    [{ budget: '4bit,1MB' }, 'a combination of budgets'],
-  ])('has no layers that differ: refuses %j', (values, asked) => {
-    expect(() => resolve({ method: 'codebook', data: ['x'], budget: '3bit', ...values })).toThrow(
-      refusal(
-        `${asked} is given with method codebook, which makes all layers alike`,
-        'give one --budget or --bits, with --solver uniform',
-      ),
-    )
+    [{ budget: '3bit' }, 'ilp'],
+    [{ budget: '4bit,1MB', tie: ['*'], maxLatency: '0.7x' }, 'ilp'],
+    [{ maxKl: 0.1 }, 'ilp'],
+    [{ maxKl: 0.1, solver: 'bisection' }, 'bisection'],
+    [{ budget: '3bit', solver: 'dp' }, 'dp'],
+    [{ budget: '3bit', solver: 'uniform' }, 'uniform'],
+    [{ budget: '3bit', analysis: 'a', data: [] }, 'ilp'],
+    [{ bits: 3 }, 'uniform'],
+  ])('may have layers that differ, as other methods: %j', (values, solver) => {
+    const config = resolve({ method: 'codebook', data: ['x'], ...values })
+    expect(config.solver).toBe(solver)
+    expect(resolve(structuredClone(config))).toEqual(config)
+  })
+
+  it.each([
+    [{ solver: 'ilp', holdout: 0 }, 'solver ilp is given, but nothing is held out'],
+    [{ solver: 'bisection' }, 'solver bisection is given without maxKl or maxDrop'],
+    [{ solver: 'uniform', tie: ['*'] }, 'tie is given, but solver uniform makes all layers alike within one budget'],
+    [{ plan: 'p', budget: undefined, solver: 'ilp' }, 'solver is given beside a plan'],
+  ])('is refused what contradicts itself: %j', (values, message) => {
+    expect(() => resolve({ method: 'codebook', data: ['x'], budget: '3bit', ...values })).toThrow(refusal(message))
   })
 })

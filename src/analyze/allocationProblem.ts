@@ -3,6 +3,7 @@ import type { Budget } from '../bitalloc/budget.ts'
 import { compilePattern } from '../bitalloc/overrides.ts'
 import { type Choice, type Constraint, type Problem, tie } from '../bitalloc/problem.ts'
 import { QtoolError } from '../errors.ts'
+import { choiceKey } from './codebookCandidates.ts'
 import type { LayerOptions } from './measuredLayers.ts'
 
 /** A limit in whole units, and what each option of each layer takes of it. */
@@ -70,7 +71,7 @@ export function itemsOf(
   patterns: readonly string[],
 ): Item[] {
   const itemOf = layers.map((_, i) => i)
-  const keyOf = (i: number) => JSON.stringify(allowed[i]!.map((k) => [k, layers[i]!.options[k]!.choice]))
+  const keyOf = (i: number) => allowed[i]!.map((k) => `${k} ${choiceKey(layers[i]!.options[k]!.choice)}`).join()
   for (const pattern of patterns) {
     const matches = compilePattern(pattern)
     const matched = layers.flatMap(({ layer }, i) =>

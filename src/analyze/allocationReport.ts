@@ -1,9 +1,11 @@
 /** @file What the report says of an allocation and of a measurement. */
 import type { QuantizeConfig } from '../config.ts'
 import type { PairedAccuracy } from '../eval/labelLoss.ts'
+import type { LayerChoice } from '../onnx/represent/plan.ts'
 import type { AllocationReport, AnalysisReport } from '../report.ts'
 import type { Allocation } from './allocate.ts'
 import type { Analysis } from './analysis.ts'
+import { writtenForm } from './codebookField.ts'
 import type { LayerOptions } from './measuredLayers.ts'
 import { agreements } from './predictions.ts'
 
@@ -38,9 +40,14 @@ export function allocationReport(
     uniform: uniform && { bits: mostCommonBits(layers, uniform.options), measured: uniform.measured },
     layers: layers.flatMap(({ layer, options: own }, i) => {
       const option = options[i]
-      return option === undefined ? [] : [{ name: layer.name, ...own[option]!.choice }]
+      return option === undefined ? [] : [{ name: layer.name, ...asReported(own[option]!.choice) }]
     }),
   }
+}
+
+/** On grids without `codebook`. */
+function asReported({ bits, groupSize, symmetric, codebook }: LayerChoice) {
+  return { bits, groupSize, symmetric, ...(codebook ? { codebook: writtenForm(codebook) } : {}) }
 }
 
 /** @param maxDrop the bound, where there is one. */
@@ -76,8 +83,9 @@ export function analysisReport(analysis: Analysis, path: string | undefined): An
     accuracy: accuracy ?? undefined,
     layers: layers.map(({ name, candidates }) => ({
       name,
-      candidates: candidates.map(({ bits, groupSize, symmetric, storedBytes, loss, labels }) => ({
-        ...{ bits, groupSize, symmetric, storedBytes },
+      candidates: candidates.map(({ storedBytes, loss, labels, ...choice }) => ({
+        ...asReported(choice),
+        storedBytes,
         loss: loss.mean,
         standardError: loss.standardError ?? undefined,
         labels: labels ? { loss: labels.mean, standardError: labels.standardError ?? undefined } : undefined,

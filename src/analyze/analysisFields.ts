@@ -10,6 +10,7 @@ import {
   type MeasuredLayer,
   SENSITIVITIES,
 } from './analysis.ts'
+import { formOf } from './codebookField.ts'
 import { Field } from './field.ts'
 
 /** What to do about a file that cannot be used. */
@@ -107,6 +108,7 @@ function candidateOf(field: Field): MeasuredCandidate {
     bits: field.get('bits').oneOf(BITS),
     groupSize: groupSize.value === 'channel' ? 'channel' : groupSize.count(),
     symmetric: field.get('symmetric').oneOf(['auto', 'yes', 'no']),
+    ...(field.isAbsent('codebook') ? {} : { codebook: formOf(field.get('codebook'), field.get('bits')) }),
     storedBytes: field.get('storedBytes').count(),
     squaredError: field.get('squaredError').atLeastZero(),
     relativeError: field.get('relativeError').atLeastZero(),

@@ -3,6 +3,7 @@
 import { findBlocks } from '../calibration/blocks.ts'
 import { labelsFingerprint } from '../calibration/fingerprint.ts'
 import type { CalibrationData } from '../calibration/openCalibration.ts'
+import type { Mapping } from '../codebook/codebookForms.ts'
 import type { CalibrationConfig } from '../config.ts'
 import { type LossSummary, summarize } from '../eval/outputLoss.ts'
 import { estimateTrace, probeStep, rademacher } from '../hessian/hutchinson.ts'
@@ -25,6 +26,7 @@ import {
 } from './analysis.ts'
 import { measureBlocks } from './blockMeasures.ts'
 import type { CandidateStore } from './candidateStore.ts'
+import { writtenForm } from './codebookField.ts'
 import { Configurations } from './configurations.ts'
 import type { LayerOptions } from './measuredLayers.ts'
 import { judgingBatches } from './references.ts'
@@ -37,6 +39,8 @@ export interface MeasureTask {
   readonly layers: readonly LayerOptions[]
   readonly sensitivities: readonly Sensitivity[]
   readonly damping: number
+  /** Of codebooks; descent when absent. */
+  readonly mapping?: Mapping | undefined
   /** Part of the layers: place % count = index. */
   readonly shard: { readonly index: number; readonly count: number } | undefined
   /** Configurations that are drawn to judge predictions by. */
@@ -89,7 +93,7 @@ export async function measure(
   let configurations: Configurations | undefined
   try {
     const sweep = await sweepLayers({
-      ...{ source, grouped, layers, data, store, seed, run, damping: task.damping },
+      ...{ source, grouped, layers, data, store, seed, run, damping: task.damping, mapping: task.mapping },
       wanted: (layer) => shard === undefined || layer % shard.count === shard.index,
       tools: { pool: source.pool, products, signal: run.signal },
       sketch: has('pairwise') ? SKETCH : 0,
@@ -166,19 +170,22 @@ function measuredLayers(
           outputs: undefined,
           labels: hasLabels ? guess(usualOfLabels * one.relativeError) : undefined,
         }))
-    const candidates = options.map(({ choice, storedBytes }, k) => {
-      const { loss, outputs, labels, proxy, squaredError, relativeError } = own[k]!
-      return {
-        ...choice,
-        storedBytes,
-        squaredError,
-        relativeError,
-        proxy: proxy ?? null,
-        outputs: outputs ? measuredValue(outputs) : null,
-        labels: labels ? measuredValue(labels) : null,
-        loss: measuredValue(loss),
-      }
-    })
+    const candidates = options.map(
+      ({ choice: { bits, groupSize, symmetric, codebook }, storedBytes }, k): MeasuredCandidate => {
+        const { loss, outputs, labels, proxy, squaredError, relativeError } = own[k]!
+        return {
+          ...{ bits, groupSize, symmetric },
+          ...(codebook ? { codebook: writtenForm(codebook) } : {}),
+          storedBytes,
+          squaredError,
+          relativeError,
+          proxy: proxy ?? null,
+          outputs: outputs ? measuredValue(outputs) : null,
+          labels: labels ? measuredValue(labels) : null,
+          loss: measuredValue(loss),
+        }
+      },
+    )
     return [
       {
         place: i,

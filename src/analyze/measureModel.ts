@@ -1,5 +1,6 @@
 /** @file `qtool analyze --data`: measures a model and writes the analysis; `--merge` joins the parts of one. */
 import { openCalibration } from '../calibration/openCalibration.ts'
+import type { CodebookSettings } from '../codebook/codebookForms.ts'
 import type { AnalyzeConfig } from '../config.ts'
 import type { Dataset } from '../data/dataset.ts'
 import { QtoolError } from '../errors.ts'
@@ -13,11 +14,17 @@ import { VERSION } from '../version.ts'
 import { analysisReport } from './allocationReport.ts'
 import { mergeAnalyses, readAnalysis, writeAnalysis } from './analysisFile.ts'
 import { CandidateStore } from './candidateStore.ts'
+import type { CodebookQuestion } from './codebookCandidates.ts'
 import { analysisFingerprint, measure } from './measure.ts'
 import { layerOptions } from './measuredLayers.ts'
 
 /** How candidates are written when they are quantized; sizes depend on it. */
 const TARGET = { format: 'auto', accuracyLevel: 4 } as const
+
+/** Whose candidates are measured beside those of grids: none where no codebook is named. */
+type MeasuredCodebook = Partial<Omit<CodebookSettings, 'codebook'>> & {
+  readonly codebook?: CodebookSettings['codebook'] | undefined
+}
 
 /** Who scores samples, where they are selected by scores. */
 export type Score = (pool: Dataset, batchSize: number) => Promise<Float64Array>
@@ -30,7 +37,7 @@ export type Score = (pool: Dataset, batchSize: number) => Promise<Float64Array>
 export async function measureModel(
   source: Omit<LayerSource, 'workspace'>,
   found: Layers,
-  config: AnalyzeConfig,
+  config: AnalyzeConfig & MeasuredCodebook,
   scratch: (name: string) => () => string,
   score: Score,
   run: RunOptions,
@@ -43,7 +50,7 @@ export async function measureModel(
   const counting = config.candidates === 'all' ? ({ kind: 'bitsPerWeight', bits: 16 } as const) : undefined
   // The default group size leaves the choice to the candidates.
   const groupSize = config.candidates === 'all' ? undefined : config.groupSize
-  const layers = layerOptions(found.layers, freedom, { ...config, groupSize }, counting)
+  const layers = layerOptions(found.layers, freedom, { ...config, groupSize }, counting, questionOf(config))
   if (layers.length === 0) throw new QtoolError('model', `${model.path}: no layer gets smaller at any width`)
   const store = new CandidateStore(scratch('candidates'))
   try {
@@ -54,6 +61,7 @@ export async function measureModel(
     } = await measure(
       {
         ...{ source, found, layers, damping, seed, probes, configurations, sensitivities: sensitivity },
+        mapping: config.mapping,
         shard: shard === undefined ? undefined : partOf(shard),
         fingerprint: analysisFingerprint(config, model),
       },
@@ -70,6 +78,12 @@ export async function measureModel(
   } finally {
     store.close()
   }
+}
+
+/** Groups are those of grids: tables have a scale for each row. */
+function questionOf({ codebook, rowGroups, trellisWindow }: MeasuredCodebook): CodebookQuestion | undefined {
+  if (codebook === undefined) return undefined
+  return { codebook, rowGroups: rowGroups ?? 'auto', trellisWindow: trellisWindow ?? 'auto' }
 }
 
 /** 'i/n', checked, from 1 → from 0. */

@@ -10,19 +10,16 @@ import type { OnnxModel } from '../onnx/model.ts'
 import type { RunOptions } from '../progress.ts'
 import { planFigures } from '../quantize/planFigures.ts'
 import { type Freedom, freedomOf, limitsOf, type ModelPlan } from '../quantize/planModel.ts'
-import {
-  type Allocation,
-  type AllocationTask,
-  allocate,
-  type ErrorOfDifference,
-  type RunConfiguration,
-} from './allocate.ts'
-import { itemsOf, type Limit, limitsOfBudgets } from './allocationProblem.ts'
+import type { Allocation, AllocationTask, ErrorOfDifference, RunConfiguration } from './allocate.ts'
+import { itemsOf, type Limit } from './allocationProblem.ts'
 import type { Analysis } from './analysis.ts'
 import { type AccuracyOf, type Bounds, boundError, hasBounds, strainOf } from './bounds.ts'
+import { allocateInRoom, type BudgetQuestion, bestRoom, roomsOf } from './budgetRoom.ts'
+import { codebookQuestion, isAskedCodebook } from './codebookCandidates.ts'
 import { smallestAllocation } from './lossBound.ts'
 import type { LayerOptions } from './measuredLayers.ts'
-import { bytesAround, leastOptions, storedBytes } from './optionBytes.ts'
+import { leastOptions } from './optionBytes.ts'
+import { tableSets } from './sharedTables.ts'
 
 /** What an allocation is made from. */
 export interface MixedTask {
@@ -47,10 +44,6 @@ export interface MixedPlan {
   readonly allocation: Allocation
 }
 
-/** Times that the room for weights is corrected by what the whole file really takes. */
-const CORRECTIONS = 6
-/** Room that is left is used when it is more than this share of the budget. */
-const LEFT_OVER = 0.002
 /** Of means in floating point. */
 const SLACK = 1e-9
 
@@ -64,7 +57,6 @@ export async function mixedPlan(task: MixedTask, reserve = 0): Promise<MixedPlan
   const bounds: Bounds = { maxKl: config.maxKl, maxDrop: config.maxDrop, accuracyOf: task.accuracyOf }
   const isBounded = hasBounds(bounds)
   const base = { ...allocationTask(task), ...(isBounded && task.evaluate ? { bounds } : {}) }
-  const { items } = base
   const budgets = budgetsOf(config)
   const planOf = (options: Allocation['options']) => planOfOptions(task, options)
   const bytes = (options: Allocation['options']) => {
@@ -72,21 +64,9 @@ export async function mixedPlan(task: MixedTask, reserve = 0): Promise<MixedPlan
     return planFigures(model, found, plan, plan.settled).outputBytes
   }
   const byteLimit = smallest(budgets.map((budget) => limitsOf(model, budget).byteLimit))
-  const around = byteLimit === undefined ? [] : bytesAround(layers, items, bytes)
-  const limitsWith = (otherBytes: number): Limit[] => {
-    const limits = limitsOfBudgets(budgets, layers, items, { byteLimit, otherBytes }).map((limit) => {
-      if (limit.name !== 'bytes') return limit
-      return { ...limit, costs: limit.costs.map((own, l) => own.map((cost, k) => cost + around[l]![k]!)) }
-    })
-    const units: Readonly<Record<string, number>> = { bytes: 1, 'stored bits': 8 }
-    const lowered = limits.map((limit) => ({
-      ...limit,
-      limit: limit.limit - Math.ceil(reserve * (units[limit.name] ?? 0)),
-    }))
-    return latency ? [...lowered, latency] : lowered
-  }
+  const question: BudgetQuestion = { layers, items: base.items, budgets, byteLimit, reserve, latency, bytes }
   if (isBounded && budgets.length === 0) {
-    const allocation = await smallestAllocation(base, limitsWith(0), bounds, config.solver === 'bisection')
+    const allocation = await smallestAllocation(base, latency ? [latency] : [], bounds, config.solver === 'bisection')
     return { plan: planOf(allocation.options), allocation }
   }
   const strain = ({ options, measured }: Allocation) =>
@@ -95,34 +75,8 @@ export async function mixedPlan(task: MixedTask, reserve = 0): Promise<MixedPlan
     const difference = strain(one) - strain(other)
     return difference < 0 || (difference === 0 && lossOf(one) <= lossOf(other))
   }
-  const least = leastOptions(layers, items)
-  const otherThan = (options: Allocation['options'], total: number) =>
-    total -
-    storedBytes(layers, options) -
-    options.reduce<number>((sum, k, l) => sum + (k === undefined ? 0 : around[l]![k]!), 0)
-  let otherBytes = byteLimit === undefined ? 0 : otherThan(least, bytes(least))
-  let best: Allocation | undefined
-  for (let i = 0; i < (byteLimit === undefined ? 1 : CORRECTIONS); i++) {
-    // Only what is written counts: the first allocations find out how much that is beside the weights.
-    const isRough = byteLimit !== undefined && best === undefined && i < 2
-    const allocation = await allocate({
-      ...base,
-      limits: limitsWith(otherBytes),
-      ...(isRough ? { evaluate: undefined } : {}),
-    })
-    if (byteLimit === undefined) {
-      best = allocation
-      break
-    }
-    const total = bytes(allocation.options)
-    const allowed = byteLimit - Math.ceil(reserve)
-    otherBytes = otherThan(allocation.options, total)
-    if (total <= allowed && !isRough) {
-      // A later one has other room for weights, not always more.
-      if (best === undefined || isBetter(allocation, best)) best = allocation
-      if (allowed - total <= LEFT_OVER * allowed) break
-    }
-  }
+  const room = await bestRoom(base, roomsOf(question), question)
+  const best = await allocateInRoom(base, room, question, isBetter)
   if (!best) {
     throw new QtoolError('infeasible', `no allocation was found that keeps the budget ${config.budget}`, {
       hint: 'raise the budget a little: the bytes of nodes and names depend on the allocation',
@@ -145,11 +99,21 @@ export async function mixedPlan(task: MixedTask, reserve = 0): Promise<MixedPlan
  */
 export function checkReachable({ model, found, config, layers }: Omit<MixedTask, Unmeasured>): void {
   const items = itemsOf(layers, allowedOptions(found, freedomOf(model, found, config), layers, config), config.tie)
-  const least = leastOptions(layers, items)
-  const plan = planOfOptions({ model, found, config, layers }, least)
-  if (plan.plans.length === 0) return
-  const { outputBytes, storedBits } = planFigures(model, found, plan, plan.settled)
-  const weights = plan.plans.reduce((sum, { layer }) => sum + layer.weights, 0)
+  // Tables that layers share may cost more than they save.
+  const least = new Map(
+    tableSets(layers, items).map((set) => {
+      const options = leastOptions(layers, set.items)
+      return [options.join(), options]
+    }),
+  )
+  const figures = [...least.values()].flatMap((options) => {
+    const plan = planOfOptions({ model, found, config, layers }, options)
+    return plan.plans.length === 0 ? [] : [planFigures(model, found, plan, plan.settled)]
+  })
+  if (figures.length === 0) return
+  const outputBytes = Math.min(...figures.map((own) => own.outputBytes))
+  const storedBits = Math.min(...figures.map((own) => own.storedBits))
+  const weights = items.reduce((sum, item) => item.layers.reduce((all, l) => all + layers[l]!.layer.weights, sum), 0)
   const leastCodes = items.reduce((sum, { layers: own, allowed }) => {
     const costOf = (k: number) =>
       own.reduce((all, l) => all + layers[l]!.options[k]!.plan.bits * layers[l]!.layer.weights, 0)
@@ -194,12 +158,24 @@ function allowedOptions(
   found: Layers,
   { fixed }: Freedom,
   layers: readonly LayerOptions[],
-  { groupSize, symmetric }: QuantizeConfig,
+  config: QuantizeConfig,
 ): number[][] {
-  const isAsked = ({ choice }: LayerOptions['options'][number]) =>
-    (groupSize === undefined || choice.groupSize === groupSize) &&
-    (symmetric === 'auto' || choice.symmetric === symmetric)
+  const { groupSize, symmetric } = config
+  const question = codebookQuestion(config)
+  const isAskedOf =
+    (layer: LayerOptions['layer']) =>
+    ({ choice, plan }: LayerOptions['options'][number]) => {
+      // The runtime or the format of this run may not have the tables of another.
+      if (choice.codebook) {
+        return question !== undefined && !!plan.codebook && isAskedCodebook(choice, layer, found.layers, question)
+      }
+      return (
+        (groupSize === undefined || choice.groupSize === groupSize) &&
+        (symmetric === 'auto' || choice.symmetric === symmetric)
+      )
+    }
   return layers.map(({ layer, options }) => {
+    const isAsked = isAskedOf(layer)
     const own = fixed[found.layers.indexOf(layer)]
     if (own === 'skip') return []
     if (!options.some(isAsked)) {

@@ -4,7 +4,7 @@ import { parseBudgets } from '../bitalloc/budget.ts'
 import type { CalibrationData } from '../calibration/openCalibration.ts'
 import type { QuantizeConfig } from '../config.ts'
 import { QtoolError } from '../errors.ts'
-import type { Layers } from '../onnx/layers.ts'
+import type { Layers, WeightedLayer } from '../onnx/layers.ts'
 import { type LayerChoice, planLayer, type Target } from '../onnx/represent/plan.ts'
 import type { RunOptions } from '../progress.ts'
 import { groupedLayers } from '../quantize/layerGroups.ts'
@@ -16,6 +16,8 @@ import type { Analysis } from './analysis.ts'
 import { checkAnalysis, readAnalysis } from './analysisFile.ts'
 import { coarseWarning } from './bounds.ts'
 import { CandidateStore } from './candidateStore.ts'
+import { choiceKey, codebookQuestion, isAskedCodebook } from './codebookCandidates.ts'
+import { formIn, formLike } from './codebookField.ts'
 import { Configurations } from './configurations.ts'
 import { missingFor } from './losses.ts'
 import { analysisFingerprint, measure } from './measure.ts'
@@ -71,6 +73,7 @@ export async function openMixed(
       },
       warnings: [
         ...(changed === undefined ? [] : [changed]),
+        ...codebookWarnings(layers, found, config),
         ...(runs || config.labels === undefined ? [] : [UNUSED_LABELS]),
         ...labelWarnings(config, data),
       ],
@@ -84,13 +87,13 @@ export async function openMixed(
   }
   const budgets = config.budget === undefined ? [] : parseBudgets(config.budget)
   const counting = budgets.find(({ kind }) => kind !== 'meanBits') ?? budgets[0]
-  const layers = layerOptions(found.layers, freedom, config, counting)
+  const layers = layerOptions(found.layers, freedom, config, counting, codebookQuestion(config))
   checkReachable({ model, found, config, layers })
   const store = new CandidateStore(scratch)
   try {
     const { analysis, configurations } = await measure(
       {
-        ...{ source, found, layers, damping: config.damping, seed: config.seed },
+        ...{ source, found, layers, damping: config.damping, mapping: config.mapping, seed: config.seed },
         sensitivities: config.sensitivity,
         shard: undefined,
         configurations: 0,
@@ -135,7 +138,7 @@ class LateRuns {
     source: Omit<LayerSource, 'workspace'>,
     found: Layers,
     layers: readonly LayerOptions[],
-    { damping, seed }: QuantizeConfig,
+    { damping, mapping, seed }: QuantizeConfig,
     data: CalibrationData,
     scratch: () => string,
     run: RunOptions,
@@ -150,7 +153,7 @@ class LateRuns {
         )
         const tools = { pool: source.pool, products, signal: run.signal }
         const common = { source, grouped, layers, data, store, run }
-        await sweepLayers({ ...common, damping, seed, tools, wanted: () => true, sketch: 0, measures: false })
+        await sweepLayers({ ...common, damping, mapping, seed, tools, wanted: () => true, sketch: 0, measures: false })
         return { store, configurations: await Configurations.open(source, layers, grouped, data, store, run) }
       } catch (error) {
         store.close()
@@ -189,6 +192,16 @@ const TRACE_PROBES = 8
 const UNUSED_LABELS =
   'labels are not used: beside an analysis no allocation is run, unless --evaluations, --max-kl or --max-drop asks for it'
 
+/** Method codebook with an analysis of grids alone is an allocation of grids. */
+function codebookWarnings(layers: readonly LayerOptions[], found: Layers, config: QuantizeConfig): string[] {
+  const question = codebookQuestion(config)
+  if (!question) return []
+  const isAsked = ({ layer, options }: LayerOptions) =>
+    options.some(({ choice }) => choice.codebook && isAskedCodebook(choice, layer, found.layers, question))
+  if (layers.some(isAsked)) return []
+  return [`${config.analysis} has no candidates with codebook ${config.codebook}: layers are on grids`]
+}
+
 /** What is to be said of the held-out labels. */
 function labelWarnings({ maxDrop }: QuantizeConfig, data: CalibrationData | undefined): string[] {
   const labels = data?.held.labels
@@ -217,8 +230,10 @@ function optionsOf(analysis: Analysis, found: Layers, { planner }: Freedom, name
   // The opset is that of each choice for all layers, as when it was measured: others may not carry its width.
   const targets = new Map<string, Target>()
   const targetOf = (choice: LayerChoice): Target => {
-    const key = `${choice.bits} ${choice.groupSize} ${choice.symmetric}`
-    const target = targets.get(key) ?? planner(found.layers.map(() => choice)).target
+    const key = choiceKey(choice)
+    const { codebook, ...grid } = choice
+    const choiceOf = (layer: WeightedLayer) => (codebook ? { ...grid, codebook: formLike(codebook, layer) } : choice)
+    const target = targets.get(key) ?? planner(found.layers.map(choiceOf)).target
     targets.set(key, target)
     return target
   }
@@ -227,8 +242,14 @@ function optionsOf(analysis: Analysis, found: Layers, { planner }: Freedom, name
     if (!layer) {
       throw new QtoolError('usage', `${name}: the model has no layer ${layerName}`, { hint: 'measure it again' })
     }
-    const options = candidates.map(({ bits, groupSize, symmetric }) => {
-      const choice = { bits, groupSize, symmetric }
+    const options = candidates.map(({ bits, groupSize, symmetric, codebook }) => {
+      const form = codebook && formIn(codebook, layer)
+      if (codebook && !form) {
+        throw new QtoolError('usage', `${name}: ${layerName} has other rows than its codebook`, {
+          hint: 'measure it again',
+        })
+      }
+      const choice = { bits, groupSize, symmetric, ...(form ? { codebook: form } : {}) }
       const plan = planLayer(layer, choice, targetOf(choice))
       return { choice, plan, storedBytes: plannedBytes(plan) }
     })

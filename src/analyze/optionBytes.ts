@@ -1,13 +1,17 @@
 /** @file Bytes of whole configurations, and what of them lies around the weights. */
 import type { Item } from './allocationProblem.ts'
 import type { LayerOptions } from './measuredLayers.ts'
+import { sharedBytes } from './sharedTables.ts'
 
 /** Options per layer; undefined for a layer that stays as it is. */
 type Options = readonly (number | undefined)[]
 
+/** Widths on grids and widths of indices have other nodes around them. */
+const keyOf = ({ plan }: LayerOptions['options'][number]) => `${plan.bits}${plan.codebook ? ' in tables' : ''}`
+
 /**
  * About how many bytes the nodes and names around a layer take at each option more than at the width that has the fewest:
- * what the whole file has besides weights, with all layers at one width, shared among them.
+ * what the whole file has besides weights and tables that layers share, with all layers at one width, shared among them.
  * @returns [layer][option], whole and ≥ 0.
  */
 export function bytesAround(
@@ -15,19 +19,19 @@ export function bytesAround(
   items: readonly Item[],
   bytes: (options: Options) => number,
 ): number[][] {
-  const widths = [...new Set(layers.flatMap(({ options }) => options.map(({ plan }) => plan.bits)))]
+  const widths = [...new Set(layers.flatMap(({ options }) => options.map(keyOf)))]
   const free = items.flatMap((item) => (item.allowed.length > 1 ? item.layers : []))
   const least = leastOptions(layers, items)
   const others = widths.map((width) => {
     const all = least.map((own, l) => {
-      const option = free.includes(l) ? layers[l]!.options.findIndex(({ plan }) => plan.bits === width) : -1
+      const option = free.includes(l) ? layers[l]!.options.findIndex((own) => keyOf(own) === width) : -1
       return option < 0 ? own : option
     })
-    return bytes(all) - storedBytes(layers, all)
+    return bytes(all) - storedBytes(layers, all) - sharedBytes(layers, all)
   })
   const fewest = Math.min(...others)
   const each = others.map((other) => Math.floor((other - fewest) / Math.max(1, free.length)))
-  return layers.map(({ options }) => options.map(({ plan }) => each[widths.indexOf(plan.bits)]!))
+  return layers.map(({ options }) => options.map((own) => each[widths.indexOf(keyOf(own))]!))
 }
 
 /** The smallest option of each item. */

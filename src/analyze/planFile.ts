@@ -4,14 +4,21 @@ import type { QuantizeConfig } from '../config.ts'
 import { QtoolError } from '../errors.ts'
 import type { Layers } from '../onnx/layers.ts'
 import type { OnnxModel } from '../onnx/model.ts'
+import { whyNoCodebook } from '../onnx/represent/codebookForm.ts'
 import type { LayerChoice } from '../onnx/represent/plan.ts'
 import { writeTextFile } from '../onnx/textFile.ts'
+import type { CodebookForm } from '../quant/codebookWeight.ts'
 import { BITS, type Bits } from '../quant/quantizedWeight.ts'
+import { onGrid } from '../quantize/planLayers.ts'
 import { freedomOf, type ModelPlan } from '../quantize/planModel.ts'
+import { formIn, formOf, writtenForm } from './codebookField.ts'
+import { Field } from './field.ts'
 
 const KIND = 'plan'
 const GROUP_SIZES: readonly unknown[] = [16, 32, 64, 128, 256, 'channel']
 const GRIDS: readonly unknown[] = ['auto', 'yes', 'no']
+const HINT =
+  'a plan is what --save-plan writes: {"kind": "plan", "layers": {"NAME": {"bits": 4, "groupSize": 32, "symmetric": "auto"}}}'
 
 /**
  * The plan of a file; `--layer` edits it, and layers that it does not name stay as they are.
@@ -26,14 +33,34 @@ export function planFromFile(file: string, model: OnnxModel, found: Layers, conf
       hint: 'a plan belongs to one model: qtool analyze lists the names of its layers',
     })
   }
+  const withTables = [...choices].find(([, { codebook }]) => codebook)
+  if (withTables && config.method !== 'codebook') {
+    throw new QtoolError(
+      'usage',
+      `${file}: layer ${withTables[0]} has a codebook, but the method is ${config.method}`,
+      {
+        hint: 'give --method codebook, which leaves layers without one on grids',
+      },
+    )
+  }
   const { fixed, planner, warnings } = freedomOf(model, found, config)
   const planned = planner(
-    found.layers.map(({ name }, i): LayerChoice | 'skip' => {
-      const own = choices.get(name)
+    found.layers.map((layer, i): LayerChoice | 'skip' => {
+      const own = choices.get(layer.name)
       const bits = fixed[i]
       if (bits === 'skip' || (!own && bits === undefined)) return 'skip'
-      const { groupSize, symmetric } = own ?? { groupSize: config.groupSize ?? 32, symmetric: config.symmetric }
-      return { bits: bits ?? own!.bits, groupSize, symmetric }
+      if (!own) return { bits: bits!, groupSize: config.groupSize ?? 32, symmetric: config.symmetric }
+      if (!own.codebook) return { ...own, bits: bits ?? own.bits }
+      const width = bits ?? own.bits
+      // Not all codebooks have indices of all widths.
+      if (whyNoCodebook(own.codebook, width, Number.POSITIVE_INFINITY) !== undefined) {
+        return onGrid({ ...own, bits: width, symmetric: config.symmetric }, config)
+      }
+      const codebook = formIn(own.codebook, layer)
+      if (codebook) return { ...own, bits: width, codebook }
+      throw new QtoolError('usage', `${file}: layer ${layer.name} has other rows than its codebook has tables`, {
+        hint: 'a plan belongs to one model',
+      })
     }),
   )
   return { ...planned, settled: config, warnings, byteLimit: undefined, bitsPerWeightLimit: undefined }
@@ -42,20 +69,17 @@ export function planFromFile(file: string, model: OnnxModel, found: Layers, conf
 /** Write the choices of a plan. @throws QtoolError `output`. */
 export function savePlan(file: string, { plans }: Pick<ModelPlan, 'plans'>): void {
   const layers = Object.fromEntries(
-    plans.map(({ layer, bits, groupSize, symmetric }) => {
+    plans.map(({ layer, bits, groupSize, symmetric, codebook }) => {
       const size = groupSize === layer.view.reduction ? 'channel' : groupSize
-      return [layer.name, { bits, groupSize: size, symmetric }]
+      const own = codebook ? { codebook: writtenForm(codebook) } : {}
+      return [layer.name, { bits, groupSize: size, symmetric, ...own }]
     }),
   )
   writeTextFile(file, `${JSON.stringify({ kind: KIND, layers }, null, 2)}\n`)
 }
 
 function readPlan(file: string): Map<string, LayerChoice> {
-  const bad = (what: string, cause?: unknown) =>
-    new QtoolError('usage', `${file}: ${what}`, {
-      hint: 'a plan is what --save-plan writes: {"kind": "plan", "layers": {"NAME": {"bits": 4, "groupSize": 32, "symmetric": "auto"}}}',
-      cause,
-    })
+  const bad = (what: string, cause?: unknown) => new QtoolError('usage', `${file}: ${what}`, { hint: HINT, cause })
   let text: string
   try {
     text = fs.readFileSync(file, 'utf8')
@@ -72,7 +96,8 @@ function readPlan(file: string): Map<string, LayerChoice> {
   if (kind !== KIND || typeof layers !== 'object' || layers === null || Array.isArray(layers)) throw bad('is no plan')
   return new Map(
     Object.entries(layers).map(([name, value]) => {
-      const { bits, groupSize, symmetric = 'auto' } = (value ?? {}) as Partial<Record<keyof LayerChoice, unknown>>
+      const own = (value ?? {}) as Partial<Record<keyof LayerChoice, unknown>>
+      const { bits, groupSize, symmetric = 'auto' } = own
       const field = (key: string, found: unknown, wanted: readonly unknown[]) => {
         if (!wanted.includes(found)) {
           const what = found === undefined ? 'missing' : JSON.stringify(found)
@@ -82,7 +107,18 @@ function readPlan(file: string): Map<string, LayerChoice> {
       field('bits', bits, BITS)
       field('groupSize', groupSize, GROUP_SIZES)
       field('symmetric', symmetric, GRIDS)
-      return [name, { bits: bits as Bits, groupSize, symmetric } as LayerChoice]
+      const grid = { bits: bits as Bits, groupSize, symmetric } as LayerChoice
+      return [name, own.codebook === undefined ? grid : { ...grid, codebook: tablesOf(file, name, own) }]
     }),
   )
+}
+
+/** @throws QtoolError `usage`, naming the field. */
+function tablesOf(file: string, name: string, value: unknown): CodebookForm {
+  const layer = new Field(file, value, HINT, `layer ${name}`)
+  try {
+    return formOf(layer.get('codebook'), layer.get('bits'))
+  } catch (error) {
+    throw new QtoolError('usage', (error as QtoolError).message, { hint: HINT })
+  }
 }

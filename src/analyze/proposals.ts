@@ -1,7 +1,9 @@
 /** @file What is proposed for an allocation besides the solutions, and which proposal is trusted and taken first. */
 import { comparedLimits, evaluateChoice, type Problem } from '../bitalloc/problem.ts'
+import type { LayerChoice } from '../onnx/represent/plan.ts'
 import type { Item } from './allocationProblem.ts'
 import type { Analysis, Sensitivity } from './analysis.ts'
+import { choiceKey } from './codebookCandidates.ts'
 import type { LayerOptions } from './measuredLayers.ts'
 
 /** Losses whose standard error is more than this share of them are not trusted first. */
@@ -57,20 +59,25 @@ export function preferred(
 
 /**
  * The best allocation with equal choices for all layers that fits, by the model of the loss; a layer with one choice keeps
- * it. Undefined when there is none.
+ * it, and one that cannot have a codebook has a grid of the same width. Undefined when there is none.
  */
 export function uniformChoice(
   problem: Problem,
   { items, layers }: { readonly items: readonly Item[]; readonly layers: readonly LayerOptions[] },
 ): number[] | undefined {
   const limits = comparedLimits(problem)
-  const keyOf = (item: Item, k: number) => JSON.stringify(layers[item.layers[0]!]!.options[item.allowed[k]!]!.choice)
-  const keys = new Set(items.flatMap((item) => item.allowed.map((_, k) => keyOf(item, k))))
+  const choiceOf = (item: Item, k: number) => layers[item.layers[0]!]!.options[item.allowed[k]!]!.choice
+  const uniform = new Map(
+    items.flatMap((item) => item.allowed.map((_, k) => [choiceKey(choiceOf(item, k)), choiceOf(item, k)] as const)),
+  )
+  const placeOf = (item: Item, key: string, { bits, codebook }: LayerChoice) => {
+    const same = item.allowed.findIndex((_, k) => choiceKey(choiceOf(item, k)) === key)
+    if (same >= 0 || !codebook) return same
+    return item.allowed.findIndex((_, k) => choiceOf(item, k).bits === bits && !choiceOf(item, k).codebook)
+  }
   let best: { readonly choice: number[]; readonly loss: number } | undefined
-  for (const key of keys) {
-    const choice = items.map((item) =>
-      item.allowed.length === 1 ? 0 : item.allowed.findIndex((_, k) => keyOf(item, k) === key),
-    )
+  for (const [key, own] of uniform) {
+    const choice = items.map((item) => (item.allowed.length === 1 ? 0 : placeOf(item, key, own)))
     if (choice.includes(-1)) continue
     const { loss, costs } = evaluateChoice(problem, choice)
     if (costs.some((cost, c) => cost > limits[c]!)) continue

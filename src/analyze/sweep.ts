@@ -2,10 +2,12 @@
  * @file Each layer alone at each of its candidates: solved from the float network's statistics, and the model's outputs
  * compared with the float model's on held-out samples. Runs start where the changed layer is.
  */
+
 import type { LayerGroup } from '../calibration/groups.ts'
 import type { CalibrationData } from '../calibration/openCalibration.ts'
 import type { StatisticsEntry, StatisticsSum } from '../calibration/statsFile.ts'
 import type { Trial, Walk } from '../calibration/walk.ts'
+import type { Mapping } from '../codebook/codebookForms.ts'
 import type { LabelLoss } from '../eval/labelLoss.ts'
 import { type LossSummary, type OutputLoss, summarize } from '../eval/outputLoss.ts'
 import { OutputPerturbation } from '../eval/perturbation.ts'
@@ -44,6 +46,8 @@ export interface SweepOptions {
   readonly layers: readonly LayerOptions[]
   readonly data: CalibrationData
   readonly damping: number
+  /** Of codebooks; descent when absent. */
+  readonly mapping?: Mapping | undefined
   /** Which layers are measured, by place in `layers`. */
   readonly wanted: (layer: number) => boolean
   readonly store: CandidateStore
@@ -213,7 +217,7 @@ class Sweeper {
   }
 
   async #solve(member: Member, hessians: GroupHessians | undefined): Promise<Solved> {
-    const { damping, tools } = this.#options
+    const { damping, mapping, tools } = this.#options
     if (!hessians) return { weight: member.rounded, correction: undefined }
     const candidate = {
       alpha: 0,
@@ -221,6 +225,7 @@ class Sweeper {
       grids: [],
       centred: member.site !== undefined,
       damping,
+      mapping,
     }
     const weight = (await solveMember(member, hessians, candidate, tools)) ?? member.rounded
     return { weight, correction: member.site && meanError(member.rows, weight, hessians) }

@@ -93,11 +93,12 @@ export class WholeRuns {
   }
 }
 
-/** The option of a width, or the nearest one; of one width the first. */
+/** The option of a width, or the nearest one; of one width the first, and a grid rather than a codebook. */
 function nearestWidth(options: LayerOptions['options'], width: number): number {
-  let best = 0
-  options.forEach(({ plan }, k) => {
-    if (Math.abs(plan.bits - width) < Math.abs(options[best]!.plan.bits - width)) best = k
-  })
-  return best
+  const isOnGrid = options.some(({ plan }) => !plan.codebook)
+  const distance = (k: number) => {
+    const { bits, codebook } = options[k]!.plan
+    return codebook && isOnGrid ? Number.POSITIVE_INFINITY : Math.abs(bits - width)
+  }
+  return options.reduce((best, _, k) => (distance(k) < distance(best) ? k : best), 0)
 }

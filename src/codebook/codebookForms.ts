@@ -69,6 +69,7 @@ export function hasBits(name: CodebookName, bits: number): bits is IndexBits {
  * @param bits one of {@link codebookBits}.
  * @param rows of the layer, N ≥ 1.
  * @param weights of all layers of the model: one window serves them all.
+ * @param runs of `jlcm`: rows of each table, where those of a table were put one after the other.
  * @throws RangeError for a width that the codebook does not have.
  */
 export function codebookForm(
@@ -76,11 +77,13 @@ export function codebookForm(
   bits: IndexBits,
   rows: number,
   { rowGroups, trellisWindow, weights }: Omit<CodebookSettings, 'codebook' | 'mapping'> & { readonly weights: number },
+  runs?: readonly number[] | undefined,
 ): CodebookForm {
   if (!hasBits(name, bits)) throw new RangeError(`codebook ${name} has no indices of ${bits} bits`)
   const scalar = { kind: 'scalar' } as const
   switch (name) {
     case 'jlcm': {
+      if (runs) return { coding: scalar, tables: runs.length, shared: false, permuted: false, runs }
       const form = { coding: scalar, shared: false, permuted: true }
       if (rowGroups === 'auto') return { ...form, tables: Math.min(rows, MOST_ROW_GROUPS), mostTables: true }
       const tables = Math.min(rows, rowGroups)

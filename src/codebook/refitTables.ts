@@ -12,7 +12,7 @@ import { forPanels, takeRowInPlace, tryLayer } from './trial.ts'
 /** Rows are sampled where all of them would take more additions: N·K² of them. */
 const MOST_ADDITIONS = 2 ** 32
 /** Numbers that all units together may leave. */
-const MOST_SUMS = 2 ** 23
+const MOST_SUMS = 2 ** 21
 /** Sampled rows in a unit, at least. */
 const LEAST_ROWS = 16
 /** Of the trace: keeps systems with entries that few weights use well posed. */

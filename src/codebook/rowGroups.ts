@@ -121,7 +121,11 @@ function lloyd(points: Float64Array, width: number, start: Float64Array): { cent
   return { centres, error }
 }
 
-function nearestCentres(points: Float64Array, width: number, centres: Float64Array): { group: Uint16Array; error: number } {
+function nearestCentres(
+  points: Float64Array,
+  width: number,
+  centres: Float64Array,
+): { group: Uint16Array; error: number } {
   const group = new Uint16Array(points.length / width)
   let error = 0
   for (let row = 0; row < group.length; row++) {

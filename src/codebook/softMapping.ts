@@ -41,11 +41,15 @@ export interface SoftResult {
 const MOMENTUM = 0.9
 const SQUARES = 0.99
 /** Levels move so many mean gaps where logits move 1. */
-const TABLE_RATE = 0.1
+const TABLE_RATE = 0.02
 /** The logit of a level one mean gap away from the weight, at the start. */
 const GAP_LOGIT = -4
+/** The same of a level one mean gap away from the one that is given: it is a choice, and no mixture. */
+const GAP_FROM_CODE = -16
 /** Mixtures become sharper by this factor over the steps, so that little is lost when each becomes its largest part. */
-const SHARPER = 20
+const SHARPER = 200
+/** Steps from one look at the largest parts to the next. */
+const LOOK = 8
 
 /**
  * Learn levels and mapping of a layer on tr((W* − W̃) H (W* − W̃)ᵀ).
@@ -53,7 +57,10 @@ const SHARPER = 20
  * The steps are Adam's (Kingma & Ba 2015), but all logits of a weight share one mean square: with one each, every logit
  * would move by the same amount, and nothing of the flavour would be left.
  *
- * @returns the codes of largest logits; `after` can be above `before`, which the caller has to judge.
+ * Mixtures can be far better than their largest parts, so that these are looked at all the way.
+ *
+ * @returns the best codes of largest logits on the way, with the tables then; `after` can be above `before`, which the caller
+ *   has to judge.
  * @throws RangeError when shapes do not fit together or settings are out of range.
  * @throws QtoolError `interrupted` when the signal aborts.
  */
@@ -73,6 +80,7 @@ export async function softMapping(
   const moveLogits = makeAdam(logits, entries, rate)
   const moveTables = makeAdam(tables, 1, rate * TABLE_RATE * gap)
   const losses = new Float64Array(steps)
+  let best: Pick<SoftResult, 'codes' | 'tables' | 'after'> | undefined
   for (let step = 0; step < steps; step++) {
     checkAborted(means.signal)
     const state: SoftState = { logits, tables, sharpness: SHARPER ** (step / steps) }
@@ -80,9 +88,12 @@ export async function softMapping(
     losses[step] = gradient.loss
     moveLogits(gradient.logits)
     moveTables(gradient.tables)
+    if ((steps - 1 - step) % LOOK > 0) continue
+    const codes = largestLogits(logits, entries)
+    const after = await hardLoss(problem, codes, tables, means.products)
+    if (!best || after < best.after) best = { codes, tables: tables.slice(), after }
   }
-  const codes = largestLogits(logits, entries)
-  return { codes, tables, losses, before, after: await hardLoss(problem, codes, tables, means.products) }
+  return { ...best!, losses, before }
 }
 
 function check(problem: SoftProblem, { steps, rate, codes }: SoftSettings): void {
@@ -117,7 +128,7 @@ function startLogits(problem: SoftProblem, codes: Uint8Array | undefined): Float
     const i = Math.floor(at / entries)
     const table = tableOf[Math.floor(i / cols)]! * entries
     const from = codes ? tables[table + codes[i]!]! : target[i]! / scaleAt(problem, i)
-    return GAP_LOGIT * ((from - tables[table + (at % entries)]!) / gap) ** 2
+    return (codes ? GAP_FROM_CODE : GAP_LOGIT) * ((from - tables[table + (at % entries)]!) / gap) ** 2
   })
 }
 

@@ -32,31 +32,65 @@ export function tableFormsTask(job: TableFormsJob): Task<TableFormsJob> {
 }
 
 let gathered = new Float64Array(0)
+/** Up to this many entries, rows of H_d are first summed by entry; above, most entries would have a row or two. */
+const FEW_ENTRIES = 32
 
 export function runUnit(job: TableFormsJob, unit: number, results: Float64Array): void {
-  const { cols, entries, dim, hessian, residuals, places, scales, groupSize, starts } = job
-  const groups = Math.ceil(cols / groupSize)
+  const { cols, entries, dim, residuals, places, starts } = job
   const length = formLength(entries)
-  const base = unit * dim * length
-  if (gathered.length < entries * cols) gathered = new Float64Array(entries * cols)
+  const scales = new Float64Array(cols)
+  const entryOf = new Int32Array(cols)
   for (let row = starts[unit]!; row < starts[unit + 1]!; row++) {
     const own = row * cols
-    const component = places[own]! % dim
-    const matrix = base + component * length
+    const matrix = (unit * dim + (places[own]! % dim)) * length
     const right = matrix + entries * entries
-    gathered.fill(0, 0, entries * cols)
     for (let k = 0; k < cols; k++) {
-      const entry = Math.floor(places[own + k]! / dim)
-      const scale = scales[row * groups + Math.floor(k / groupSize)]!
-      results[right + entry]! += scale * residuals[own + k]!
-      const to = entry * cols
-      const from = k * cols
-      for (let l = 0; l < cols; l++) gathered[to + l]! += scale * hessian[from + l]!
+      scales[k] = scaleAt(job, row, k)
+      entryOf[k] = Math.floor(places[own + k]! / dim)
+      results[right + entryOf[k]!]! += scales[k]! * residuals[own + k]!
     }
-    for (let l = 0; l < cols; l++) {
-      const scale = scales[row * groups + Math.floor(l / groupSize)]!
-      const column = matrix + Math.floor(places[own + l]! / dim)
-      for (let e = 0; e < entries; e++) results[column + e * entries]! += scale * gathered[e * cols + l]!
-    }
+    if (entries <= FEW_ENTRIES) addByEntry(job, matrix, scales, entryOf, results)
+    else addPairs(job, matrix, scales, entryOf, results)
+  }
+}
+
+function scaleAt({ cols, scales, groupSize }: TableFormsJob, row: number, k: number): number {
+  return scales[row * Math.ceil(cols / groupSize) + Math.floor(k / groupSize)]!
+}
+
+function addByEntry(
+  { cols, entries, hessian }: TableFormsJob,
+  matrix: number,
+  scales: Float64Array,
+  entryOf: Int32Array,
+  results: Float64Array,
+): void {
+  if (gathered.length < entries * cols) gathered = new Float64Array(entries * cols)
+  gathered.fill(0, 0, entries * cols)
+  for (let k = 0; k < cols; k++) {
+    const to = entryOf[k]! * cols
+    const from = k * cols
+    const scale = scales[k]!
+    for (let l = 0; l < cols; l++) gathered[to + l]! += scale * hessian[from + l]!
+  }
+  for (let l = 0; l < cols; l++) {
+    const column = matrix + entryOf[l]!
+    const scale = scales[l]!
+    for (let e = 0; e < entries; e++) results[column + e * entries]! += scale * gathered[e * cols + l]!
+  }
+}
+
+function addPairs(
+  { cols, entries, hessian }: TableFormsJob,
+  matrix: number,
+  scales: Float64Array,
+  entryOf: Int32Array,
+  results: Float64Array,
+): void {
+  for (let k = 0; k < cols; k++) {
+    const to = matrix + entryOf[k]! * entries
+    const from = k * cols
+    const scale = scales[k]!
+    for (let l = 0; l < cols; l++) results[to + entryOf[l]!]! += scale * scales[l]! * hessian[from + l]!
   }
 }

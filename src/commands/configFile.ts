@@ -141,9 +141,9 @@ function override(operation: Operation, file: Values, flags: Values): Values {
       if (merged.analysis === undefined) drop(...allocation)
     }
     if (flags.rotation === 'off') drop('onlineRotation')
-    if (flags.method === 'codebook') drop('maxKl', 'maxDrop', ...allocation, ...NOT_FOR_CODEBOOKS)
+    if (flags.method === 'codebook') drop(...NOT_FOR_CODEBOOKS)
     else if (flags.method !== undefined) drop(...ABOUT_CODEBOOK)
-    if (flags.codebook !== undefined) drop('rowGroups', 'trellisWindow')
+    if (flags.codebook !== undefined) drop('rowGroups', 'trellisWindow', 'mapping')
     if (flags.method === 'rsq') drop('stats', 'analysis')
     else if (flags.method !== undefined) drop(...ABOUT_RSQ)
     if ((flags.data ?? flags.stats) !== undefined && (file.method === 'auto' || file.method === 'rtn')) drop('method')

@@ -6,6 +6,7 @@ import {
   DEFAULT_BITS,
   DEFAULT_GROUP_SIZE,
   IMPORTANCE_NAMES,
+  MAPPINGS,
   QUANTIZE_DEFAULTS,
   type QuantizeConfig,
 } from '../config.ts'
@@ -95,6 +96,10 @@ function ownOptions(): Option[] {
       `large tensors in a file beside the model: auto, always or never ${byDefault(externalData)}`,
     ),
     new Option(
+      '--expand',
+      'write the run-ready model: what is unpacked at load is stored unpacked; larger on disk, and loads faster and in less memory',
+    ),
+    new Option(
       '--dry-run',
       'the plan and the exact output bytes (with external data the name given by -o counts); nothing is written',
     ),
@@ -165,7 +170,7 @@ function rsqOptions(): Option[] {
 }
 
 function codebookOptions(): Option[] {
-  const { codebook, rowGroups, trellisWindow } = QUANTIZE_DEFAULTS
+  const { codebook, rowGroups, trellisWindow, mapping } = QUANTIZE_DEFAULTS
   return [
     new Option(
       '--codebook <name>',
@@ -180,6 +185,10 @@ function codebookOptions(): Option[] {
       '--trellis-window <n>',
       `bits of an index of trellis: 8, 12, or auto: 12 in a small model ${byDefault(trellisWindow)}`,
       readAutoNumber('--trellis-window'),
+    ),
+    new Option(
+      '--mapping <name>',
+      `how jlcm and lut find indices on data: ${MAPPINGS.join(', ')} ${byDefault(mapping)}`,
     ),
   ]
 }

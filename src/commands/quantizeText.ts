@@ -104,6 +104,20 @@ function notesText(layers: readonly QuantizedLayer[]): string {
     .join('\n')
 }
 
+/** More bytes than this at load are worth a note. */
+const MUCH_AT_LOAD = 1e9
+
+function loadingLines({ loading: { transientBytes, compactBytes } }: QuantizeReport): string[] {
+  if (compactBytes !== undefined) {
+    return [
+      `unpacked: the compact form has ${bytesText(compactBytes)}, and takes up to ${bytesText(transientBytes)} more while it is loaded`,
+    ]
+  }
+  if (transientBytes === 0) return []
+  const note = transientBytes > MUCH_AT_LOAD ? '; --expand writes a larger model that does not' : ''
+  return [`unpacking takes up to ${bytesText(transientBytes)} more memory while the model is loaded${note}`]
+}
+
 function totalsText(report: QuantizeReport): string {
   const { source, output, totals, layers, dryRun, opset, calibration, verified } = report
   const lines = [
@@ -113,6 +127,7 @@ function totalsText(report: QuantizeReport): string {
       `${figureText(totals.bitsPerWeight)} stored bits per weight, relative error ${figureText(totals.relativeError)}`,
   ]
   if (opset.from !== opset.to) lines.push(`opset raised from ${opset.from} to ${opset.to}`)
+  lines.push(...loadingLines(report))
   if (calibration === undefined) lines.push('from the weights alone: no calibration data was used')
   else lines.push(...calibrationLines(calibration, layers))
   if (verified !== undefined) {

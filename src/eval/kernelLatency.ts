@@ -54,7 +54,8 @@ const FUSED_BLOCK = 32
 
 /**
  * The kernel that runs for each use of a planned layer, in order. Widths without a kernel are decoded when the model is loaded: 3
- * bits in two planes run as 4 bits, 5 and 6 bits, and any width that shares its planes with an embedding lookup, as 8.
+ * bits in two planes run as 4 bits, 5 and 6 bits, any width that shares its planes with an embedding lookup, and indices into
+ * tables as 8.
  *
  * Convolutions, recurrent layers and products of decoded weights run in float. So says this of embedding lookups, whose time does
  * not count, and of DequantizeLinear in front of anything but a product, which decodes in every run and is slower than float.
@@ -74,7 +75,7 @@ export function kernelsOf(plan: LayerPlan, accuracyLevel: 0 | 4): Kernel[] {
 }
 
 function kernelBits({ storage, bits }: LayerPlan): 2 | 4 | 8 {
-  if (storage === 'rows') return 8
+  if (storage === 'rows' || storage === 'indices') return 8
   return storage === 'nibble3' ? 4 : (bits as 2 | 4 | 8)
 }
 

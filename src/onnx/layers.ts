@@ -45,6 +45,8 @@ export interface WeightedLayer {
   readonly uses: readonly WeightUse[]
   /** Something other than a weight input also reads the tensor (element-wise node, graph output). */
   readonly hasOtherReaders: boolean
+  /** Rows of each table, where rows that are to share one were put one after the other; see `CodebookForm`. */
+  readonly runs?: readonly number[] | undefined
 }
 
 /** A float tensor that is no layer's weight, with the reason in a sentence. */

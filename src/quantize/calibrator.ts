@@ -12,7 +12,7 @@ import { checkAborted, type RunOptions } from '../progress.ts'
 import type { CalibratedLayers, CalibrationTask } from './calibratedLayers.ts'
 import { type DecidedGroup, decideGroup, type GroupMeans } from './decideGroup.ts'
 import type { HeldOutOutputs } from './heldOutOutputs.ts'
-import { fittedInPart, type GroupedLayers, isFeedable, withoutCalibration } from './layerGroups.ts'
+import { fittedInPart, type GroupedLayers, isFeedable, otherMapping, withoutCalibration } from './layerGroups.ts'
 import { quantizedAsTensor } from './layerRows.ts'
 import { type Member, readMember } from './members.ts'
 import { candidateValues, openNetworkJudge } from './networkJudge.ts'
@@ -166,9 +166,9 @@ export class Calibrator {
   }
 
   result(data: CalibrationData, outputs: HeldOutOutputs): CalibratedLayers {
-    const { plans, walk, grouped, solved } = this.#parts
+    const { plans, walk, grouped, solved, config } = this.#parts
     const { groups } = grouped
-    const notes = withoutCalibration(this.#notes)
+    const notes = [...withoutCalibration(this.#notes), ...otherMapping(plans, config.mapping)]
     const members = groups.flatMap((group) => group.members)
     notes.push(
       ...fittedInPart(

@@ -20,7 +20,7 @@ export interface DecidedGroup {
 }
 
 export interface GroupMeans {
-  readonly config: Pick<QuantizeConfig, 'strict' | 'damping'>
+  readonly config: Pick<QuantizeConfig, 'strict' | 'damping' | 'mapping'>
   readonly tools: SolverTools
   /** The bias as it is so far. */
   readonly biasAt: (site: BiasSite) => FeedTensor
@@ -39,6 +39,7 @@ export async function decideGroup(
   const outcome = await solveGroup(members, hessians, otherGrids(members), judge, {
     ...tools,
     damping: config.damping,
+    mapping: config.mapping,
   })
   const { best, rounding, rejected, failed } = outcome
   const message = `layer ${quoted(members[0]!.plan.layer.name)}: no damping makes the Hessian of its inputs positive definite`

@@ -3,9 +3,12 @@ import { type BiasSite, withAddedBias } from '../calibration/biasSites.ts'
 import { groupLayers, type LayerGroup } from '../calibration/groups.ts'
 import { analyseMainGraph, constantNames, constantUses, type MainGraph } from '../calibration/mainGraph.ts'
 import { estimateMemory } from '../calibration/memory.ts'
+import type { Mapping } from '../codebook/codebookForms.ts'
+import { codebookOptions } from '../codebook/codebookOptions.ts'
 import type { Layers, WeightedLayer } from '../onnx/layers.ts'
 import type { OnnxModel } from '../onnx/model.ts'
 import { DataType, type NodeProto } from '../onnx/proto.ts'
+import type { LayerPlan } from '../onnx/represent/plan.ts'
 import { biasSites } from './biasEdits.ts'
 
 export interface GroupedLayers {
@@ -46,6 +49,13 @@ export function withoutCalibration(counts: ReadonlyMap<string, number>): string[
   return [...counts].map(
     ([reason, count]) => `${count} ${count === 1 ? 'layer' : 'layers'} quantized without calibration: ${reason}`,
   )
+}
+
+/** A sentence on the layers that are too large for the mapping that is asked for; none where there are none. */
+export function otherMapping(plans: readonly LayerPlan[], mapping: Mapping): string[] {
+  const count = plans.filter((plan) => (codebookOptions(plan, mapping)?.mapping ?? mapping) !== mapping).length
+  if (count === 0) return []
+  return [`${count} ${count === 1 ? 'layer is' : 'layers are'} too large for mapping ${mapping}: descent instead`]
 }
 
 /** Sentences on weights that are fitted to some of their readers only. @param reasons why others are left out, by layer. */

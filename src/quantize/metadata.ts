@@ -18,7 +18,19 @@ export interface GridChoice {
  */
 function shapingOptions(config: QuantizeConfig): Partial<QuantizeConfig> {
   const { bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed } = config
-  const own = { bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed, ...methodSettings(config) }
+  const form = config.expand ? { expand: true } : {}
+  const own = {
+    bits,
+    groupSize,
+    method,
+    symmetric,
+    layers,
+    format,
+    accuracyLevel,
+    ...form,
+    seed,
+    ...methodSettings(config),
+  }
   if (!isCalibrated(config)) return own
   const { damping } = config
   // Without data, what is said of them are defaults that nothing came from.
@@ -38,8 +50,8 @@ function samplingOptions(config: QuantizeConfig): Partial<QuantizeConfig> {
  */
 export function methodSettings(config: QuantizeConfig): Partial<QuantizeConfig> {
   if (config.method === 'codebook') {
-    const { codebook, rowGroups, trellisWindow } = config
-    return { codebook, rowGroups, trellisWindow }
+    const { codebook, rowGroups, trellisWindow, mapping } = config
+    return { codebook, rowGroups, trellisWindow, mapping }
   }
   if (config.method !== 'rsq') return {}
   const { rotation, rotationSeeds, onlineRotation, tokenImportance, roll } = config

@@ -130,10 +130,10 @@ function tableChoices(
   const name = codebookNamed(config)
   const { rowGroups, trellisWindow } = config
   const weights = found.layers.reduce((sum, layer) => sum + layer.weights, 0)
-  return ({ view }, choice) => {
+  return ({ view, runs }, choice) => {
     if (!hasBits(name, choice.bits)) return onGrid(choice, config)
     const rows = view.outer * view.inner
-    return { ...choice, codebook: codebookForm(name, choice.bits, rows, { rowGroups, trellisWindow, weights }) }
+    return { ...choice, codebook: codebookForm(name, choice.bits, rows, { rowGroups, trellisWindow, weights }, runs) }
   }
 }
 

@@ -11,9 +11,7 @@ import { analyseMainGraph } from '../calibration/mainGraph.ts'
 import { tokenWeights } from '../data/tokenWeights.ts'
 import { QtoolError } from '../errors.ts'
 import { modelLayers } from '../onnx/layers.ts'
-import { loadModel } from '../onnx/load.ts'
 import type { OnnxModel } from '../onnx/model.ts'
-import { stageModel } from '../onnx/save.ts'
 import type { Temporaries } from '../onnx/temporaries.ts'
 import type { RsqReport } from '../report.ts'
 import { checkRotation } from '../rsq/checkRotation.ts'
@@ -22,6 +20,7 @@ import type { ImportanceName } from '../rsq/importance.ts'
 import { studentScores } from '../rsq/studentScores.ts'
 import { groupedLayers } from './layerGroups.ts'
 import { openNetworkWalk } from './networkWalk.ts'
+import { onDisk } from './onDisk.ts'
 import { type RotationPart, rotationParts } from './rotationParts.ts'
 import {
   compareLosses,
@@ -138,18 +137,9 @@ class Preparation {
     return { seed: best.seed, variant: this.#onDisk(made(best.seed)) }
   }
 
-  /** Weights of a rotated model lie in a file from then on, as those of the original do. */
   #onDisk({ model }: Variant): Variant {
     const { scratch, temporaries } = this.#setting
-    const staged = stageModel(model.proto, model.payloads, scratch(), {
-      externalData: 'auto',
-      force: false,
-      sources: [],
-      temporaries,
-    })
-    const { proto, payloads } = loadModel(staged.path)
-    const { content: _, ...rest } = model
-    return { model: { ...rest, proto, payloads }, found: modelLayers(proto), importance: undefined }
+    return { ...onDisk(model, scratch(), temporaries), importance: undefined }
   }
 
   async #check(original: OnnxModel, rotated: OnnxModel) {

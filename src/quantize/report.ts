@@ -102,6 +102,9 @@ export interface QuantizeOutcome {
   readonly rsq: RsqReport | undefined
   readonly sha256: readonly { readonly path: string; readonly sha256: string }[]
   readonly output: FileSizes
+  readonly loading: QuantizeReport['loading']
+  /** Bytes of each layer as written, where that is not the compact form. */
+  readonly expandedBytes: readonly number[] | undefined
   readonly verified: readonly VerifiedLayer[] | undefined
   readonly seconds: number
   readonly warnings: readonly string[]
@@ -111,7 +114,9 @@ export function quantizeReport(outcome: QuantizeOutcome, config: QuantizeConfig,
   const { model, found, plan, layers, output } = outcome
   const source = fileSizes(model)
   const opset = planOpset(model.proto, plan.target.opset)
-  const rows = layers.map((layer) => quantizedLayer(found, layer, config))
+  const expanded = outcome.expandedBytes
+  const rows = layers.map((layer, i) => quantizedLayer(found, layer, config, expanded?.[i]))
+  const stored = expanded ? expanded.reduce((total, bytes) => total + bytes, 0) : storedTotal(layers)
   const weights = rows.reduce((sum, row) => sum + row.weights, 0)
   const sum = (value: (layer: QuantizedLayerData) => number) => layers.reduce((total, layer) => total + value(layer), 0)
   const norm = sum((layer) => layer.squaredNorm)
@@ -130,10 +135,11 @@ export function quantizeReport(outcome: QuantizeOutcome, config: QuantizeConfig,
     totals: {
       weights,
       meanBits: weights === 0 ? 0 : rows.reduce((total, row) => total + row.bits * row.weights, 0) / weights,
-      bitsPerWeight: weights === 0 ? 0 : (8 * storedTotal(layers)) / weights,
+      bitsPerWeight: weights === 0 ? 0 : (8 * stored) / weights,
       relativeError: norm === 0 ? 0 : sum((layer) => layer.squaredError) / norm,
       ratio: output.totalBytes / source.totalBytes,
     },
+    loading: outcome.loading,
     allocation: outcome.allocation,
     calibration: outcome.calibration,
     rsq: outcome.rsq,
@@ -143,10 +149,16 @@ export function quantizeReport(outcome: QuantizeOutcome, config: QuantizeConfig,
   }
 }
 
-function quantizedLayer(found: Layers, layer: QuantizedLayerData, config: QuantizeConfig): QuantizedLayer {
+/** @param expanded bytes of the layer as written; undefined where that is the compact form. */
+function quantizedLayer(
+  found: Layers,
+  layer: QuantizedLayerData,
+  config: QuantizeConfig,
+  expanded: number | undefined,
+): QuantizedLayer {
   const { plan, choice, tensors, squaredError, squaredNorm } = layer
   const info = layerInfo(found, plan.layer)
-  const storedBytes = tensors.reduce((sum, tensor) => sum + tensor.bytes, 0)
+  const storedBytes = expanded ?? tensors.reduce((sum, tensor) => sum + tensor.bytes, 0)
   return {
     ...info,
     bits: plan.bits,

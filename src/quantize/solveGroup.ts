@@ -93,11 +93,11 @@ export async function solveGroup(
   hessians: GroupHessians,
   grids: readonly GridCandidate[],
   judge: Judge,
-  { damping, ...tools }: SolverTools & { readonly damping: number },
+  { damping, mapping, ...tools }: SolverTools & Pick<Candidate, 'damping' | 'mapping'>,
 ): Promise<GroupOutcome> {
   const cols = hessians.statistics(0).cols
   const rows = members.reduce((sum, { rows: weight }) => sum + weight.length / cols, 0) / hessians.blocks
-  const books = members.flatMap(({ plan }) => codebookOptions(plan) ?? [])
+  const books = members.flatMap(({ plan }) => codebookOptions(plan, mapping) ?? [])
   const own = solutionFlops(rows, cols, Math.max(0, ...books.map((book) => levelsCompared(draftOf(book)))))
   let left = candidateLimit(own, cols, hessians.statistics(0).weight)
   const isDraft = books.some((book) => draftOf(book) !== book)
@@ -139,7 +139,7 @@ export async function solveGroup(
   }
   const hasSite = members.some(({ site }) => site !== undefined)
   const alpha = hessians.hasDrift ? 1 : 0
-  const start: Candidate = { alpha, orders: ['activation'], grids: [], centred: hasSite, damping }
+  const start: Candidate = { alpha, orders: ['activation'], grids: [], centred: hasSite, damping, mapping }
   await attempt(start)
   // One question after the other, each with the answers so far.
   const now = () => best.candidate ?? start

@@ -1,4 +1,5 @@
 /** @file One layer under one candidate: target, solver, bias; block by block where the layer has several Hessians. */
+import type { Mapping } from '../codebook/codebookForms.ts'
 import { type CodebookOptions, codebookOptions, draftOf } from '../codebook/codebookOptions.ts'
 import { type CodebookSolution, solveCodebook } from '../codebook/solveCodebook.ts'
 import { type Solution, solveLayer } from '../gptq/solveLayer.ts'
@@ -24,6 +25,8 @@ export interface Candidate {
   readonly centred: boolean
   /** λ as a share of the mean of diag H, before the ladder. */
   readonly damping: number
+  /** How codes of tables are found; undefined for `descent`. */
+  readonly mapping?: Mapping | undefined
 }
 
 type Preparation = Pick<Candidate, 'centred' | 'damping'> & { readonly order: Order }
@@ -126,7 +129,7 @@ export async function solveMember(
   draft = false,
 ): Promise<QuantizedWeight | undefined> {
   const { plan, rows } = member
-  const options = codebookOptions(plan)
+  const options = codebookOptions(plan, candidate.mapping)
   if (options) return solveOnCodebook(member, draft ? draftOf(options) : options, hessians, candidate, tools)
   const cols = plan.layer.view.reduction
   const perBlock = rows.length / cols / hessians.blocks

@@ -15,7 +15,7 @@ import { openProducts } from '../runtime/products.ts'
 import { zeroBias } from './biasEdits.ts'
 import type { CalibratedLayers, CalibrationTask } from './calibratedLayers.ts'
 import { decideGroup } from './decideGroup.ts'
-import { fittedInPart, groupedLayers, withoutCalibration } from './layerGroups.ts'
+import { fittedInPart, groupedLayers, otherMapping, withoutCalibration } from './layerGroups.ts'
 import { type Member, readMember } from './members.ts'
 import { SolvedLayers } from './solvedLayers.ts'
 import { GroupHessians } from './solveMember.ts'
@@ -102,7 +102,7 @@ export async function layersFromStatistics(task: CalibrationTask, run: RunOption
         groups: groups.filter(({ tap, ahead }) => tap || ahead).length,
         stages: 0,
         outputs: [],
-        notes: [...withoutCalibration(notes), ...fittedInPart(leftOut)],
+        notes: [...withoutCalibration(notes), ...otherMapping(plans, config.mapping), ...fittedInPart(leftOut)],
       },
       warnings,
     }

@@ -14,7 +14,8 @@ import { checkAborted, type RunOptions } from '../progress.ts'
 import type { FileSizes } from '../report.ts'
 import { verifyWritten } from '../verify/verify.ts'
 import { VERSION } from '../version.ts'
-import { buildOutput } from './buildOutput.ts'
+import { type BuiltOutput, buildOutput } from './buildOutput.ts'
+import { decodedAtLoad, expandInPlace } from './expandModel.ts'
 import { outputSize, placement } from './outputSize.ts'
 import { planWarnings } from './planModel.ts'
 import type { QuantizeOutcome } from './report.ts'
@@ -66,7 +67,8 @@ export function openOutput(
   return { path, temporaries, sink, spool: () => spool, restart }
 }
 
-type Unwritten = Omit<QuantizeOutcome, 'output' | 'verified' | 'seconds' | 'warnings'>
+type Written = Pick<QuantizeOutcome, 'output' | 'loading' | 'expandedBytes' | 'verified' | 'warnings'>
+type Unwritten = Omit<QuantizeOutcome, keyof Written | 'seconds'>
 
 /** Write, verify and rename; or only measure, in a dry run. */
 export async function writeOutput(
@@ -74,21 +76,31 @@ export async function writeOutput(
   output: Output,
   config: QuantizeConfig,
   run: RunOptions,
-): Promise<Pick<QuantizeOutcome, 'output' | 'verified' | 'warnings'>> {
+): Promise<Written> {
   const { model, plan, layers, biases } = outcome
   const warnings = [...planWarnings(plan), ...outcome.notices]
   if (config.strict && warnings.length > 0) {
     throw new QtoolError('usage', `--strict: ${warnings[0]}`, { hint: 'leave out --strict to accept it' })
   }
-  if (plan.plans.length === 0)
-    return { output: nothingToQuantize(outcome, output, config, run), verified: [], warnings }
+  if (plan.plans.length === 0) {
+    const loading = { transientBytes: 0, compactBytes: undefined }
+    const copied = nothingToQuantize(outcome, output, config, run)
+    return { output: copied, loading, expandedBytes: undefined, verified: [], warnings }
+  }
   const provenance = { version: VERSION, sha256: outcome.sha256.map(({ sha256 }) => sha256) }
-  const built = buildOutput(model, layers, biases, plan.target, plan.settled, provenance)
-  const sizes = outputSize(built.model, model, config.externalData, output.path)
-  if (config.dryRun) return { output: { path: output.path ?? '', ...sizes }, verified: undefined, warnings }
-
+  const build = (expand: boolean) =>
+    buildOutput(model, layers, biases, plan.target, { ...plan.settled, expand }, provenance)
+  const built = build(config.expand)
+  const compactBytes = config.expand
+    ? outputSize(build(false).model, model, config.externalData, output.path).totalBytes
+    : undefined
   checkAborted(run.signal)
-  const spool = output.spool()
+  const { spool, ...form } = await asWritten(built, outcome, compactBytes, output, config, run)
+  if (config.dryRun) {
+    const sizes = outputSize(built.model, model, config.externalData, output.path)
+    return { output: { path: output.path ?? '', ...sizes }, ...form, verified: undefined, warnings }
+  }
+
   const staged = stageModel(built.model.proto, built.model.payloads, output.path!, {
     externalData: placement(model, config.externalData),
     force: config.force,
@@ -114,7 +126,33 @@ export async function writeOutput(
   const stale = `${output.path}_data`
   if (staged.files.length === 1 && fs.existsSync(stale))
     warnings.push(`${stale} is of an earlier model: nothing refers to it`)
-  return { output: sizesOf(output.path!, staged.files), verified, warnings }
+  return { output: sizesOf(output.path!, staged.files), ...form, verified, warnings }
+}
+
+/** Unpacks the model, where that is asked for; says what loading takes, and where new tensors lie. */
+async function asWritten(
+  { model: built }: BuiltOutput,
+  { layers }: Unwritten,
+  compactBytes: number | undefined,
+  output: Output,
+  config: QuantizeConfig,
+  run: RunOptions,
+): Promise<Pick<Written, 'loading' | 'expandedBytes'> & { readonly spool: Spool | undefined }> {
+  const transientBytes = decodedAtLoad(built).intermediateBytes
+  const loading = { transientBytes, compactBytes }
+  if (!config.expand) return { loading, expandedBytes: undefined, spool: output.spool() }
+  // A spool of its own, so that it holds nothing but what is written.
+  const spool = config.dryRun ? undefined : new Spool(output.path!, output.temporaries)
+  const store = (bytes: Uint8Array) => spool!.append(bytes)
+  try {
+    const bytesOf = await expandInPlace(built, { decode: !config.dryRun, store, threads: config.threads }, run)
+    output.restart()
+    const expandedBytes = layers.map((_, i) => bytesOf.get(String(i)) ?? 0)
+    return { loading, expandedBytes, spool }
+  } catch (error) {
+    spool?.remove()
+    throw error
+  }
 }
 
 function sizesOf(path: string, files: readonly { path: string; bytes: number }[]): FileSizes {

@@ -91,4 +91,73 @@ describe('a plan', () => {
     fs.rmSync(file)
     refused('data', 'cannot read the plan')
   })
+
+  describe('with codebooks', () => {
+    const trellis = { coding: { kind: 'trellis', window: 8 }, tables: 1, shared: true, permuted: false } as const
+    const groups = { coding: { kind: 'scalar' }, tables: 4, shared: false, permuted: true } as const
+    const vectors = { coding: { kind: 'vector', dim: 4 }, tables: 1, shared: false, permuted: false } as const
+    const codebook = { method: 'codebook' } as const
+    const tablesOf = ({ plans }: Pick<ModelPlan, 'plans'>) => plans.map((plan) => plan.codebook)
+
+    it('is read back as it was, beside grids', () => {
+      const forms = [trellis, groups, vectors, { ...groups, mostTables: true }] as const
+      const own = choices.map((choice, i) => {
+        const form = forms[i]
+        return form ? ({ bits: 2, groupSize: 'channel', symmetric: 'yes', codebook: form } as const) : choice
+      })
+      const plan = freedomOf(model, found, QUANTIZE_DEFAULTS).planner(own)
+      expect(tablesOf(plan).slice(0, 4)).toEqual(forms)
+      savePlan(file, plan)
+      const again = read(codebook)
+      expect(choicesOf(again)).toEqual(choicesOf(plan))
+      expect(tablesOf(again)).toEqual(tablesOf(plan))
+      expect(again.target).toEqual(plan.target)
+      expectQtoolError('usage', () => read(), /layer \S+ has a codebook, but the method is auto/)
+    })
+
+    it('keeps them at other widths that they have, and has a grid at those that they have not', () => {
+      const own = (form: object) => ({ bits: 2, groupSize: 'channel', codebook: form })
+      written({ q: own(trellis), k: own(vectors), v: own(trellis) })
+      const layers = [
+        { pattern: 'q', bits: 3 },
+        { pattern: 'k', bits: 4 },
+        { pattern: 'v', bits: 8 },
+      ] as const
+      const plan = read({ ...codebook, layers })
+      expect(plan.plans.map(({ bits, codebook: form }) => [bits, form])).toEqual([
+        [3, trellis],
+        [4, undefined],
+        [8, undefined],
+      ])
+      expect(plan.plans[2]!.groupSize).toBe(32)
+    })
+
+    it.each([
+      [{ ...trellis, coding: { kind: 'tree' } }, 'codebook.coding.kind: want one of scalar, vector, trellis'],
+      [{ ...trellis, coding: { kind: 'trellis', window: 9 } }, 'codebook.coding.window: want one of 8, 12, found 9'],
+      [{ ...vectors, coding: { kind: 'vector', dim: 2 } }, 'codebook.coding.dim: want 4 at 2 bits, found 2'],
+      [{ ...trellis, tables: 2 }, 'codebook.tables: want 1 for trellis codes, found 2'],
+      [{ ...groups, tables: 0 }, 'codebook.tables: want a whole number from 1'],
+      [{ ...groups, tables: 1.5 }, 'codebook.tables'],
+      [{ ...trellis, shared: false }, 'codebook.shared: want true for trellis codes, found false'],
+      [{ ...vectors, shared: true }, 'codebook.shared: want false for vector codes, found true'],
+      [{ ...groups, shared: true }, 'codebook.tables: want 1 where the table is shared'],
+      [{ ...trellis, shared: 'yes' }, 'codebook.shared: want true or false, found "yes"'],
+      [{ ...trellis, permuted: true }, 'codebook.permuted: want false where all rows have one table, found true'],
+      [{ ...groups, permuted: undefined }, 'codebook.permuted: want true or false, found nothing'],
+      [{ ...groups, mostTables: false }, 'codebook.mostTables: want true, or nothing, found false'],
+      [{ ...groups, permuted: false, mostTables: true }, 'codebook.mostTables'],
+      [null, 'codebook: want an object, found null'],
+      [{ ...groups, tables: 9999 }, 'layer q has other rows than its codebook has tables'],
+      [{ ...groups, permuted: false }, 'layer q has other rows than its codebook has tables'],
+    ])('refuses the form %j', (form, message) => {
+      written({ q: { bits: 2, groupSize: 'channel', codebook: form } })
+      expectQtoolError('usage', () => read(codebook), message)
+    })
+
+    it('refuses a width that no index has', () => {
+      written({ q: { bits: 5, groupSize: 'channel', codebook: trellis } })
+      expectQtoolError('usage', () => read(codebook), 'layer q.bits: want 2, 3 or 4 with a codebook, found 5')
+    })
+  })
 })

@@ -186,9 +186,11 @@ describe('flags of quantize', () => {
       (await understood('quantize', 'm.onnx', '-o', 'o.onnx', '--method', 'codebook', ...flags)).config
     const own = { ...QUANTIZE_DEFAULTS, method: 'codebook' }
     expect(await of()).toEqual(own)
-    expect(await of('--codebook', 'jlcm', '--row-groups', '16', '--bits', '3', '--data', 'x')).toEqual({
+    expect(
+      await of('--codebook', 'jlcm', '--row-groups', '16', '--bits', '3', '--data', 'x', '--mapping', 'softmax'),
+    ).toEqual({
       ...own,
-      ...{ codebook: 'jlcm', rowGroups: 16, bits: 3, data: ['x'] },
+      ...{ codebook: 'jlcm', rowGroups: 16, bits: 3, data: ['x'], mapping: 'softmax' },
     })
     const trellis = { codebook: 'trellis', trellisWindow: 8, budget: '3bpw', stats: ['s'] }
     const flags = ['--codebook', 'trellis', '--trellis-window', '8', '--budget', '3bpw', '--stats', 's']

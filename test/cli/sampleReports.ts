@@ -98,6 +98,7 @@ export const QUANTIZE_REPORT: QuantizeReport = {
     calibration: undefined,
   })),
   leftAlone: LEFT_ALONE,
+  loading: { transientBytes: 0, compactBytes: undefined },
   totals: { weights: 1_787_904, meanBits: 4, bitsPerWeight: 4.625, relativeError: 0.00624, ratio: 2.1 / 9 },
   allocation: undefined,
   calibration: undefined,

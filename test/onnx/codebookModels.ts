@@ -59,14 +59,16 @@ export function randomWeight(plan: LayerPlan, seed = 1): CodebookWeight {
   const rows = rowsOf(plan)
   const cols = plan.layer.view.reduction
   const bits = plan.bits as IndexBits
-  const { coding, tables, permuted } = plan.codebook!
+  const { coding, tables, permuted, runs } = plan.codebook!
   const codes = (coding.kind === 'vector' ? lanesOf(coding, rows) : rows) * cols
   const ofRow = (n: number) => (tables === rows ? n : permuted ? random.below(tables) : Math.floor((n * tables) / rows))
   return {
     ...{ rows, cols, bits, coding, groupSize: plan.groupSize, scaleType: 'float16' },
     codes: Uint8Array.from({ length: codes }, () => random.below(coding.kind === 'vector' ? 256 : 2 ** bits)),
     tables: Int8Array.from({ length: tables * tableLength(coding, bits) }, () => random.below(255) - 127),
-    tableOf: Uint16Array.from({ length: rows }, (_, n) => ofRow(n)),
+    tableOf: runs
+      ? Uint16Array.from(runs.flatMap((count, table) => new Array<number>(count).fill(table)))
+      : Uint16Array.from({ length: rows }, (_, n) => ofRow(n)),
     scales: Float32Array.from({ length: rows * groupsOf(plan) }, () => (1 + random.below(63)) / 64),
   }
 }

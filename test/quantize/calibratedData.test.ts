@@ -257,7 +257,7 @@ describe('a Hessian that no damping makes positive definite', () => {
       const gram = Float64Array.from({ length: cols * cols }, (_, i) => (i % (cols + 1) === 0 ? 1 : 1e12))
       const statistics = { cols, weight: 1, gram, cross: undefined, sum: new Float64Array(cols), crossSum: undefined }
       const tools = { pool, products, signal: undefined }
-      const config = { strict, damping: 0.05 }
+      const config = { strict, damping: 0.05, mapping: 'descent' } as const
       const judge = async () => 0.5
       const biasAt = () => {
         throw new RangeError('there is no bias')

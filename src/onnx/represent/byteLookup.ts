@@ -5,7 +5,7 @@
  */
 import type { IndexBits } from '../../quant/codebookWeight.ts'
 import { DataType } from '../proto.ts'
-import type { Emitter } from './emitter.ts'
+import { type Emitter, emitSum } from './emitter.ts'
 import type { LayerPlan } from './plan.ts'
 import type { StoredNames } from './unpack.ts'
 
@@ -22,13 +22,34 @@ export function emitByteLookup(to: Emitter, plan: LayerPlan, names: StoredNames,
   const bits = plan.bits as IndexBits
   const count = plan.codebook!.tables
   let index = bits === 3 ? emitWords3(to, plan, names, n) : to.node('bytes', 'Cast', [names.codes!], INT32)
-  if (names.tableOf) {
-    const table = to.node('tableOf.int', 'Cast', [names.tableOf], INT32)
-    const first = to.node('tableOf.first', 'Mul', [table, to.int32([], [bits === 3 ? 4096 : 256])])
-    index = to.node('indices', 'Add', [index, first])
-  }
+  const first = emitFirst(to, plan, names, bits === 3 ? 4096 : 256)
+  if (first) index = to.node('indices', 'Add', [index, first])
   const levels = to.node('looked', 'Gather', [emitSpelled(to, names.tables!, bits, count), index])
   return to.node('levels', 'Reshape', [levels, to.int64([n, plan.paddedCols])])
+}
+
+/**
+ * Where the table of each row begins when tables are spelled out in `step` entries: int32 [n, 1], or [n, 1, 1] at 3 bits;
+ * undefined for one table. Of runs only their ends are stored: `step` at the first row of each run but the first, summed.
+ */
+function emitFirst(to: Emitter, plan: LayerPlan, { tableOf }: StoredNames, step: number): string | undefined {
+  if (tableOf) {
+    return to.node('tableOf.first', 'Mul', [to.node('tableOf.int', 'Cast', [tableOf], INT32), to.int32([], [step])])
+  }
+  const { runs } = plan.codebook!
+  if (!runs || runs.length === 1) return undefined
+  let end = 0
+  const ends = runs.slice(0, -1).map((rows) => {
+    end += rows
+    return end
+  })
+  // [T − 1, 1] at 3 bits: the axis of rows comes first, those of the ends stay.
+  const at = to.int64(ends, plan.bits === 3 ? [ends.length, 1] : [ends.length])
+  const starts = to.node('starts', 'OneHot', [at, to.scalar(end + runs.at(-1)!), to.int32([2], [0, step])], {
+    attributes: { axis: 0 },
+  })
+  const all = ends.length === 1 ? starts : emitSum(to, 'starts.all', starts, 1, 1)
+  return to.node('tableOf.first', 'CumSum', [all, to.int64([0], [])])
 }
 
 /** The 2 low bits of 4 indices as a byte, their high bits above: int32 [n, 2, paddedCols / 8], 0 … 4095. */

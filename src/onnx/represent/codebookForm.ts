@@ -71,3 +71,17 @@ export function stepEnd(step: number, bits: IndexBits): { readonly byte: number;
   const byte = Math.ceil(end / 8) - 1
   return { byte, beyond: 8 * (byte + 1) - end }
 }
+
+/**
+ * Bytes in the file that runs of rows take in place of an index for each row: nodes and constants that find the table of
+ * each row, beyond those that an index needs (measured). Two tables do without a sum.
+ * @param tables T ≥ 2.
+ */
+export function runsBytes(tables: number): number {
+  return (tables > 2 ? 232 : 92) + 8 * (tables - 1)
+}
+
+/** True where runs take less than an index for each row: they are stored only there. */
+export function runsPay(tables: number, rows: number): boolean {
+  return tables > 1 && runsBytes(tables) < rows
+}

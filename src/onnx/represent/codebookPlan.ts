@@ -3,7 +3,7 @@ import type { CodebookForm, IndexBits } from '../../quant/codebookWeight.ts'
 import { type Bits, groupsPerRow } from '../../quant/quantizedWeight.ts'
 import type { RepresentationName } from '../../report.ts'
 import type { WeightedLayer } from '../layers.ts'
-import { indicesPerBytes } from './codebookForm.ts'
+import { indicesPerBytes, looksUpBytes } from './codebookForm.ts'
 import { balancedGroups, kernelBlockFor, kernelGroups } from './grouping.ts'
 import { BLOCKED_DEQUANTIZE_OPSET, type LayerPlan, type Target } from './plan.ts'
 
@@ -17,7 +17,7 @@ interface CodebookChoice {
  * Plan a layer. Products read the levels through the 8-bit MatMulNBits (or a DequantizeLinear that becomes one), lookups
  * gather stored bytes and decode those, and anything else reads a float tensor that is folded at load.
  * @param served by use: a low-bit operator may take its place.
- * @throws RangeError for a form that is none: several tables of vectors or of a trellis.
+ * @throws RangeError for a form that is none: several tables of vectors or of a trellis, runs that are not of its rows.
  */
 export function planCodebook(
   layer: WeightedLayer,
@@ -28,6 +28,7 @@ export function planCodebook(
   if (codebook.tables < 1 || (codebook.tables > 1 && codebook.coding.kind !== 'scalar')) {
     throw new RangeError(`tables: want 1 for ${codebook.coding.kind} codes, got ${codebook.tables}`)
   }
+  checkRuns(layer, codebook)
   const notes: string[] = []
   const cols = layer.view.reduction
   const standard = target.format === 'standard'
@@ -58,5 +59,16 @@ export function planCodebook(
     uses,
     decodesTensor: uses.includes('folded') || layer.hasOtherReaders,
     notes,
+  }
+}
+
+function checkRuns({ view, uses }: WeightedLayer, form: CodebookForm): void {
+  const { runs, tables } = form
+  if (!runs) return
+  const rows = view.outer * view.inner
+  const isWhole = runs.every((count) => count > 0) && runs.reduce((sum, count) => sum + count, 0) === rows
+  const isGathered = uses.some(({ kernel }) => kernel === 'gather')
+  if (!isWhole || runs.length !== tables || !looksUpBytes(form) || isGathered) {
+    throw new RangeError(`runs: want ${tables} of ${rows} rows that are never gathered, got ${runs.join(', ')}`)
   }
 }

@@ -10,8 +10,8 @@ export interface Emitter {
   readonly opset: number
   /** Add a constant whose bytes are a payload, and return its name. */
   tensor(step: string, dataType: number, dims: readonly number[], payload: Payload): string
-  /** A small int64 constant (a shape, axes), shared with other layers; returns its name. */
-  int64(values: readonly number[]): string
+  /** A small int64 constant (a shape, axes), shared with other layers; a vector unless dims say else. Returns its name. */
+  int64(values: readonly number[], dims?: readonly number[]): string
   /** A small uint8 constant, shared with other layers; returns its name. */
   uint8(dims: readonly number[], values: readonly number[]): string
   /** A small int32 constant, shared with other layers; returns its name. */
@@ -102,8 +102,8 @@ export function makeEmitter(context: EmitContext, scope: Scope, id: string, sink
       known.set(key, name)
       return name
     },
-    int64: (values) =>
-      small(DataType.INT64, [values.length], new Uint8Array(new BigInt64Array(values.map(BigInt)).buffer)),
+    int64: (values, dims = [values.length]) =>
+      small(DataType.INT64, dims, new Uint8Array(new BigInt64Array(values.map(BigInt)).buffer)),
     uint8: (dims, values) => small(DataType.UINT8, dims, Uint8Array.from(values)),
     int32: (dims, values) => small(DataType.INT32, dims, new Uint8Array(Int32Array.from(values).buffer)),
     scalar: (value) => small(DataType.FLOAT, [], new Uint8Array(Float32Array.of(value).buffer)),
@@ -139,4 +139,10 @@ export function emitSlice(
     return to.node(step, 'Slice', [input], { attributes: { starts: [0], ends: [end], axes: [axis] }, ...named })
   }
   return to.node(step, 'Slice', [input, to.int64([0]), to.int64([end]), to.int64([axis])], named)
+}
+
+/** Sum along one axis; an attribute form before opset 13. @param keepdims 1 keeps the axis, at length 1. */
+export function emitSum(to: Emitter, step: string, input: string, axis: number, keepdims: 0 | 1): string {
+  if (to.opset < 13) return to.node(step, 'ReduceSum', [input], { attributes: { axes: [axis], keepdims } })
+  return to.node(step, 'ReduceSum', [input, to.int64([axis])], { attributes: { keepdims } })
 }

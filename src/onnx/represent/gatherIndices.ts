@@ -6,7 +6,7 @@ import { type CodebookForm, type IndexBits, lanesOf, type TrellisWindow } from '
 import { DataType } from '../proto.ts'
 import { emitByteLookup, emitRowTables } from './byteLookup.ts'
 import { looksUpBytes, stepEnd, trellisStream } from './codebookForm.ts'
-import type { Emitter } from './emitter.ts'
+import { type Emitter, emitSum } from './emitter.ts'
 import { type LayerPlan, PLANES } from './plan.ts'
 import { rowsOf, type StoredRole } from './stored.ts'
 import { emitCodes, planeNames, type StoredNames } from './unpack.ts'
@@ -94,10 +94,7 @@ function emitTrellis(
   const bytes = to.node('bytes.int', 'Cast', [to.node('bytes', 'Gather', [codes!, at])], INT32)
   const factor = ofStep('factor', to.int32([steps, back.length, 1], factors))
   const parts = to.node('parts', 'Mul', [bytes, factor])
-  const axes = to.opset >= 13 ? { inputs: [to.int64([1])], attributes: {} } : { inputs: [], attributes: { axes: [1] } }
-  const word = to.node('word', 'ReduceSum', [parts, ...axes.inputs], {
-    attributes: { ...axes.attributes, keepdims: 0 },
-  })
+  const word = emitSum(to, 'word', parts, 1, 0)
   const shifted = to.node('shifted', 'Div', [word, ofStep('shift', to.int32([steps, 1], shifts))])
   const index = to.node('indices', 'Mod', [shifted, to.int32([1], [2 ** window])])
   return to.node('levels', 'Gather', [tables!, index])

@@ -3,7 +3,13 @@
  * coding has the order of bytes that the shortest chain of nodes looks up.
  */
 import { createHash } from 'node:crypto'
-import { type CodebookWeight, type IndexBits, type TrellisWindow, tableLength } from '../../quant/codebookWeight.ts'
+import {
+  type CodebookWeight,
+  type IndexBits,
+  type TrellisWindow,
+  tableLength,
+  tablesOfRuns,
+} from '../../quant/codebookWeight.ts'
 import { type FieldWidth, floatsToHalfBytes, packPlaneRows, packRows } from '../../quant/pack.ts'
 import { LEVEL_ZERO, looksUpBytes, stepEnd, trellisStream } from './codebookForm.ts'
 import type { PackedTensors } from './packLayer.ts'
@@ -32,11 +38,15 @@ export function packIndices(plan: LayerPlan, weight: CodebookWeight): PackedTens
   return { tensors, bytes }
 }
 
-function checkForm(plan: LayerPlan, { bits, coding, tables, groupSize }: CodebookWeight): void {
+function checkForm(plan: LayerPlan, { bits, coding, tables, tableOf, groupSize }: CodebookWeight): void {
   const form = plan.codebook
   const wanted = form && `${plan.bits} bits, ${JSON.stringify(form.coding)}, ${form.tables} tables, ${plan.groupSize}`
   const found = `${bits} bits, ${JSON.stringify(coding)}, ${tables.length / tableLength(coding, bits)} tables, ${groupSize}`
   if (wanted !== found) throw new RangeError(`codebook of ${plan.layer.name}: planned ${wanted}, got ${found}`)
+  const runs = form?.runs && tablesOfRuns(form.runs)
+  if (runs?.some((table, row) => table !== tableOf[row])) {
+    throw new RangeError(`codebook of ${plan.layer.name}: the rows of a table do not lie in the run that was planned`)
+  }
 }
 
 function packTensor(plan: LayerPlan, weight: CodebookWeight, role: StoredRole): Uint8Array {

@@ -84,7 +84,7 @@ export function storedTensors(plan: LayerPlan, symmetric: boolean, scaleType: Sc
 
 /** Indices and tables of a codebook; see `packCodebook.ts` for their order. */
 function storedIndices(plan: LayerPlan): StoredTensor[] {
-  const { coding, tables: count, shared } = plan.codebook!
+  const { coding, tables: count, shared, runs } = plan.codebook!
   const rows = rowsOf(plan)
   const cols = plan.paddedCols
   const bits = plan.bits as IndexBits
@@ -110,7 +110,7 @@ function storedIndices(plan: LayerPlan): StoredTensor[] {
     return [...planes, tables([count, entries]), ...tableOf]
   }
   // Of whatever rows share a table: an index of 8 bits a row, where a permutation of the rows would take 16.
-  const tableOf = (dims: readonly number[]) => (count > 1 ? [uint8('tableOf', dims)] : [])
+  const tableOf = (dims: readonly number[]) => (count > 1 && !runs ? [uint8('tableOf', dims)] : [])
   const table = tables(count > 1 ? [count, entries] : [entries])
   if (bits !== 3) return [uint8('codes', [rows, (cols * bits) / 8]), table, ...tableOf([rows, 1])]
   return [uint8('low', [rows, 2, cols / 8]), uint8('high', [rows, 1, cols / 8]), table, ...tableOf([rows, 1, 1])]
