@@ -548,7 +548,8 @@ describe('a configuration file', () => {
     expect(await resolved('--method', 'rtn')).toEqual({ ...common, data: [], method: 'rtn' })
     const mixed = configFile({ budget: '4bit', data: ['d'], solver: 'dp', tie: ['*'], maxKl: 1, symmetric: 'yes' })
     const { config } = await understood('quantize', 'm', '-o', 'o', '--config', mixed, '--method', 'codebook')
-    expect(config).toEqual({ ...common, bits: undefined, budget: '4bit', method: 'codebook' })
+    const kept = { budget: '4bit', solver: 'dp', tie: ['*'], maxKl: 1 }
+    expect(config).toEqual({ ...common, bits: undefined, method: 'codebook', ...kept })
   })
 
   it('gives way to a width, a plan, a limit, or one width for all', async () => {
