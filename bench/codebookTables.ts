@@ -29,6 +29,8 @@ type File = Extract<CodebookResult, { loss: number }> & {
 interface Beside {
   readonly file: File
   readonly grid: File | undefined
+  /** Grids that fit, of those that were measured. */
+  readonly fitting: number
   readonly ratio: number | undefined
 }
 
@@ -55,7 +57,10 @@ function filesOf({ results }: MeasuredCodebooks): File[] {
 const least = (files: readonly File[], of: (file: File) => number): File | undefined =>
   files.reduce<File | undefined>((best, file) => (best && of(best) <= of(file) ? best : file), undefined)
 
-/** Each codebook of a width with the best of all grids, of any width and group size, whose file is not larger. */
+/**
+ * Each codebook of a width with the best of all grids, of any width and group size, whose file is not larger. None as long as
+ * no grid of its own width was measured: those of lower widths alone prove nothing.
+ */
 function besides(measured: MeasuredCodebooks, bits: CodebookBits): Beside[] {
   const files = filesOf(measured)
   const grids = files.filter(({ isGrid }) => isGrid)
@@ -63,15 +68,16 @@ function besides(measured: MeasuredCodebooks, bits: CodebookBits): Beside[] {
   return codebooks
     .sort((a, b) => a.loss - b.loss)
     .map((file) => {
-      const fitting = grids.filter(({ fileBytes }) => fileBytes <= BYTES_SLACK * file.fileBytes)
+      const isComparable = grids.some((grid) => grid.bits === bits)
+      const fitting = grids.filter(({ fileBytes }) => isComparable && fileBytes <= BYTES_SLACK * file.fileBytes)
       const grid = least(fitting, ({ loss }) => loss)
-      return { file, grid, ratio: grid && file.loss / grid.loss }
+      return { file, grid, fitting: fitting.length, ratio: grid && file.loss / grid.loss }
     })
 }
 
 function equalBytesTable(models: readonly KnownModel[], state: string): string {
   const figures = ['bits/weight', 'file', 'loss', 'metric']
-  const header = ['model', 'bits', 'codebook', ...figures, 'best grid that fits', ...figures, 'ratio']
+  const header = ['model', 'bits', 'codebook', ...figures, 'grids that fit', 'best of them', ...figures, 'ratio']
   const cells = (file: File | undefined): string[] =>
     file
       ? [
@@ -85,9 +91,9 @@ function equalBytesTable(models: readonly KnownModel[], state: string): string {
     header,
     models.flatMap(({ model, measured }) =>
       CODEBOOK_BITS.flatMap((bits) =>
-        besides(measured, bits).map(({ file, grid, ratio }) => [
+        besides(measured, bits).map(({ file, grid, fitting, ratio }) => [
           ...[model.name, String(bits), file.arm, ...cells(file)],
-          ...[grid ? gridName(grid) : 'none that was measured', ...cells(grid)],
+          ...[String(fitting), grid ? gridName(grid) : 'none was measured', ...cells(grid)],
           ratio?.toFixed(3) ?? NONE,
         ]),
       ),

@@ -160,7 +160,7 @@ interface FromTables {
     readonly tables: number
     /** The table is a fixed one, of which the file has one copy. */
     readonly shared: boolean
-    /** The file stores where each row is. */
+    /** The file stores which table each row has; false where all have one, or those of a table follow each other. */
     readonly permuted: boolean
   }
 }
