@@ -1,4 +1,6 @@
 /** @file What operators do to the number of axes and to the size of the last one, as far as both follow from their inputs. */
+
+import { storedTensor } from '../calibration/storedTensor.ts'
 import { intAttribute, intsAttribute } from '../onnx/attributes.ts'
 import type { NodeProto } from '../onnx/proto.ts'
 import { isDefaultDomain } from '../onnx/ranks.ts'
@@ -6,7 +8,6 @@ import type { AxisFacts } from './axisFacts.ts'
 import { pieceOf } from './pieces.ts'
 import { rightAxes } from './products.ts'
 import { lastAfterReshape, shapeEndOf } from './shapeEnds.ts'
-import { storedWeight } from './storedWeights.ts'
 
 const BINARY = new Set('Add Sub Mul Div Pow Max Min Sum Mean Where And Or Equal Greater Less'.split(' '))
 /** The first output has the axes of the first input, and so has the sum of skip norms. */
@@ -117,7 +118,7 @@ function productColumns(facts: AxisFacts, node: NodeProto): number | undefined {
   const [, right = ''] = node.input
   const { kept } = rightAxes(node)!
   if (node.opType === 'Attention') return undefined
-  const dims = storedWeight(facts.graph, right)?.dims
+  const dims = storedTensor(facts.graph, right)?.dims
   // A vector leaves no axis behind.
   if (dims) return dims.length > 1 ? dims.at(kept) : undefined
   return kept === -1 && (facts.rank(right) ?? 0) > 1 ? facts.last(right) : undefined

@@ -1,5 +1,6 @@
 /** @file What a walk along a stream has found so far: its tensors, what writes and reads, and what stands in the way. */
 import type { MainGraph } from '../calibration/mainGraph.ts'
+import { storedTensor } from '../calibration/storedTensor.ts'
 import type { Constant } from '../onnx/graph.ts'
 import { quoted } from '../onnx/names.ts'
 import type { NodeProto } from '../onnx/proto.ts'
@@ -7,7 +8,7 @@ import { describeNode } from '../onnx/tensors.ts'
 import type { AxisFacts } from './axisFacts.ts'
 import { type Place, readerAt } from './products.ts'
 import { storedNumbers } from './storedNumbers.ts'
-import { storedWeight, strangerAt } from './storedWeights.ts'
+import { strangerAt } from './storedWeights.ts'
 import type { Norm, Reader, Writer } from './stream.ts'
 
 /** What all walks of a graph know. */
@@ -67,7 +68,7 @@ export class Findings {
   /** Takes a stored tensor that is added along its last axis as a writer. @returns false where an input is computed. */
   writeStored(node: NodeProto, inputIndex: number): boolean {
     const name = node.input[inputIndex]!
-    const weight = storedWeight(this.graph, name)
+    const weight = storedTensor(this.graph, name)
     if (!weight) return false
     const axis = weight.dims.at(-1) === this.width ? weight.axisOf(-1) : undefined
     if (axis !== undefined) this.write({ weight, axis, node, inputIndex })

@@ -1,5 +1,6 @@
 /** @file All norms over the last axis of a graph: the operators for them, and the patterns that exporters write. */
 
+import { storedTensor } from '../calibration/storedTensor.ts'
 import { intAttribute } from '../onnx/attributes.ts'
 import type { Constant } from '../onnx/graph.ts'
 import type { NodeProto } from '../onnx/proto.ts'
@@ -8,7 +9,6 @@ import type { AxisFacts } from './axisFacts.ts'
 import { dataReaders } from './mainReaders.ts'
 import { type NormCore, normCoreAt } from './normPatterns.ts'
 import { scalarOf } from './storedNumbers.ts'
-import { storedWeight } from './storedWeights.ts'
 import type { Norm, NormVector } from './stream.ts'
 
 /** Inputs and outputs of the contributed operators that add before they norm. */
@@ -77,7 +77,7 @@ function lpNorm(facts: AxisFacts, node: NodeProto): NormCore | undefined {
 /** A stored vector at an input of a node: all its axes but the last are of size one. */
 function vectorAt(facts: AxisFacts, node: NodeProto, inputIndex: number): NormVector | undefined {
   const name = node.input[inputIndex]
-  const weight = name ? storedWeight(facts.graph, name) : undefined
+  const weight = name ? storedTensor(facts.graph, name) : undefined
   const size = weight?.dims.at(-1) ?? 0
   const isVector = size > 1 && weight!.dims.reduce((a, b) => a * b, 1) === size
   return isVector ? { constant: weight!.constant, node, inputIndex } : undefined

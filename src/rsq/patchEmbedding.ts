@@ -1,9 +1,10 @@
 /** @file The convolution that cuts an image into tokens, at the beginning of a stream. */
+
+import { type StoredTensor, storedTensor } from '../calibration/storedTensor.ts'
 import { intAttribute, intsAttribute } from '../onnx/attributes.ts'
 import type { NodeProto } from '../onnx/proto.ts'
 import type { AxisFacts } from './axisFacts.ts'
 import type { Place } from './products.ts'
-import { type StoredWeight, storedWeight } from './storedWeights.ts'
 
 /** The convolution, and the nodes that bring its channels to the last axis. */
 interface PatchEmbedding {
@@ -26,11 +27,11 @@ export function patchEmbeddingAt(facts: AxisFacts, name: string, width: number):
     if (current !== name) between.push(current)
     if (node.opType === 'Conv') {
       const weight =
-        axis === 1 && intAttribute(node, 'group', 1) === 1 ? storedWeight(graph, node.input[1]!) : undefined
+        axis === 1 && intAttribute(node, 'group', 1) === 1 ? storedTensor(graph, node.input[1]!) : undefined
       if (weight?.dims[0] !== width || weight.axisOf(0) === undefined) return undefined
-      const bias = node.input[2] ? storedWeight(graph, node.input[2]) : undefined
+      const bias = node.input[2] ? storedTensor(graph, node.input[2]) : undefined
       if (node.input[2] && (!bias || bias.axisOf(0) === undefined)) return undefined
-      const place = (at: StoredWeight, inputIndex: number) => ({ weight: at, node, inputIndex, axis: at.axisOf(0)! })
+      const place = (at: StoredTensor, inputIndex: number) => ({ weight: at, node, inputIndex, axis: at.axisOf(0)! })
       return { weights: [place(weight, 1), ...(bias ? [place(bias, 2)] : [])], between }
     }
     if (node.opType === 'Transpose') {

@@ -1,10 +1,10 @@
 /** @file Products of data with a stored weight: which axis of the weight meets the data, and which one the output. */
 import type { MainGraph } from '../calibration/mainGraph.ts'
+import { type StoredTensor, storedTensor } from '../calibration/storedTensor.ts'
 import { hasReferencedAttribute, intAttribute } from '../onnx/attributes.ts'
 import type { Constant } from '../onnx/graph.ts'
 import type { NodeProto } from '../onnx/proto.ts'
 import { isDefaultDomain } from '../onnx/ranks.ts'
-import { type StoredWeight, storedWeight } from './storedWeights.ts'
 
 /** Axes of a product's right operand, counted from the end. */
 interface RightAxes {
@@ -38,7 +38,7 @@ export function rightAxes(node: NodeProto): RightAxes | undefined {
 const WORKS_ON = new Set(['com.microsoft.FusedGemm', 'com.microsoft.Attention'])
 
 interface Product {
-  readonly weight: StoredWeight
+  readonly weight: StoredTensor
   /** As in {@link RightAxes}; a vector has one axis only, which is summed over. */
   readonly summed: number
   /** Undefined where the output is not the sums themselves. */
@@ -50,7 +50,7 @@ function productAt(graph: MainGraph, node: NodeProto): Product | undefined {
   const axes = rightAxes(node)
   const isTurned = hasFlag(node, 'transA') || hasFlag(node, 'transBatchA')
   if (!axes || isTurned || node.input[0] === node.input[1]) return undefined
-  const weight = storedWeight(graph, node.input[1] ?? '')
+  const weight = storedTensor(graph, node.input[1] ?? '')
   if (!weight || weight.dims.length === 0) return undefined
   if (weight.dims.length === 1) return { weight, summed: -1, kept: undefined }
   return { weight, summed: axes.summed, kept: WORKS_ON.has(operatorOf(node)) ? undefined : axes.kept }
@@ -58,7 +58,7 @@ function productAt(graph: MainGraph, node: NodeProto): Product | undefined {
 
 /** A stored tensor at an input of a node, and the axis of it, as stored, that has the channels. */
 export interface Place {
-  readonly weight: StoredWeight
+  readonly weight: StoredTensor
   readonly node: NodeProto
   readonly inputIndex: number
   readonly axis: number

@@ -5,6 +5,7 @@
  */
 import { readersOf } from '../../calibration/graphPaths.ts'
 import type { MainGraph } from '../../calibration/mainGraph.ts'
+import { type StoredTensor, storedTensor } from '../../calibration/storedTensor.ts'
 import { subgraphs } from '../../onnx/attributes.ts'
 import type { NodeProto } from '../../onnx/proto.ts'
 import type { ChannelAxis } from './channelSet.ts'
@@ -12,7 +13,7 @@ import { called, isAdditive, kindOf } from './operators.ts'
 import { type Place, passBackward, passForward } from './passages.ts'
 import { type Product, productOf } from './products.ts'
 import { Shapes } from './shapes.ts'
-import { isReadOnlyBy, type StoredTensor, storedTensor, type Use } from './storedTensor.ts'
+import { isReadOnlyBy, type Use } from './soleReaders.ts'
 
 /** The main graph, with what the search asks of it again and again. */
 export interface Network {

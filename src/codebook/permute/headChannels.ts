@@ -4,11 +4,12 @@
  */
 import { readersOf } from '../../calibration/graphPaths.ts'
 import type { MainGraph } from '../../calibration/mainGraph.ts'
+import { storedTensor } from '../../calibration/storedTensor.ts'
 import type { Constant } from '../../onnx/graph.ts'
 import type { WeightedLayer } from '../../onnx/layers.ts'
 import type { NodeProto } from '../../onnx/proto.ts'
 import type { ChannelSet } from './channelSet.ts'
-import { isReadOnlyBy, storedTensor } from './storedTensor.ts'
+import { isReadOnlyBy } from './soleReaders.ts'
 
 /** One attention, as the search for heads to rotate finds it. */
 interface Heads {

@@ -1,9 +1,9 @@
 /** @file Nodes that multiply data with a stored weight: where the weight has the channels of the data, and those of the result. */
 import type { MainGraph } from '../../calibration/mainGraph.ts'
+import { type StoredTensor, storedTensor } from '../../calibration/storedTensor.ts'
 import { intAttribute } from '../../onnx/attributes.ts'
 import type { NodeProto } from '../../onnx/proto.ts'
 import { isDefaultDomain } from '../../onnx/ranks.ts'
-import { type StoredTensor, storedTensor } from './storedTensor.ts'
 
 /** Input 0 is data, input 1 the weight. */
 export interface Product {

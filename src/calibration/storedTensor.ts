@@ -1,10 +1,9 @@
-/** @file Stored float tensors as nodes see them, behind Transpose, Cast, Reshape and the like, and who else reads them. */
-import type { readersOf } from '../../calibration/graphPaths.ts'
-import type { MainGraph } from '../../calibration/mainGraph.ts'
-import { intsAttribute, subgraphs } from '../../onnx/attributes.ts'
-import { type ChainStep, chainStep, isFloatType } from '../../onnx/chain.ts'
-import type { Constant } from '../../onnx/graph.ts'
-import type { NodeProto } from '../../onnx/proto.ts'
+/** @file Stored float tensors as nodes of the main graph see them: behind Transpose, Cast, Reshape and the like. */
+import { intsAttribute } from '../onnx/attributes.ts'
+import { type ChainStep, chainStep, isFloatType } from '../onnx/chain.ts'
+import type { Constant } from '../onnx/graph.ts'
+import type { NodeProto } from '../onnx/proto.ts'
+import type { MainGraph } from './mainGraph.ts'
 
 export interface StoredTensor {
   readonly constant: Constant
@@ -41,49 +40,23 @@ export function storedTensor({ scope }: MainGraph, name: string): StoredTensor |
     steps.push(step)
     ;[dims, type] = [[...step.to], step.dataType]
   }
-  return { constant, dims, path, axisOf: (axis) => pulledBack(axis, steps) }
+  return { constant, dims, path, axisOf: (axis) => pulledBack(axis < 0 ? axis + dims.length : axis, steps) }
 }
 
 function pulledBack(axis: number, steps: readonly ChainStep[]): number | undefined {
-  let current = axis
+  let current: number | undefined = axis
   for (const { node, from, to } of [...steps].reverse()) {
+    if (current === undefined || current < 0 || current >= to.length) return undefined
     if (node.opType === 'Transpose') {
       current = intsAttribute(node, 'perm')?.[current] ?? to.length - 1 - current
       continue
     }
     const before = product(to.slice(0, current))
-    current = from.findIndex((dim, i) => dim === to[current] && product(from.slice(0, i)) === before)
-    if (current < 0) return undefined
+    const size = to[current]!
+    const same = from.findIndex((dim, i) => dim === size && product(from.slice(0, i)) === before)
+    current = same < 0 ? undefined : same
   }
   return current
 }
 
 const product = (dims: readonly number[]) => dims.reduce((a, b) => a * b, 1)
-
-/** One input of one node. */
-export interface Use {
-  readonly node: NodeProto
-  readonly inputIndex: number
-}
-
-/** True when a stored tensor reaches nothing but these uses: no other node, no subgraph, no output of the model. */
-export function isReadOnlyBy(
-  { nodes, outputs }: MainGraph,
-  readers: ReturnType<typeof readersOf>,
-  { name: stored }: Constant,
-  uses: readonly Use[],
-  path: ReadonlySet<NodeProto>,
-): boolean {
-  const pending = [stored]
-  for (let name = pending.pop(); name !== undefined; name = pending.pop()) {
-    if (outputs.includes(name)) return false
-    for (const at of readers.get(name) ?? []) {
-      const node = nodes[at]!
-      if (subgraphs(node).length > 0) return false
-      const own = node.input.flatMap((input, inputIndex) => (input === name ? [inputIndex] : []))
-      if (path.has(node) && own.length === 1 && own[0] === 0) pending.push(node.output[0]!)
-      else if (!own.every((i) => uses.some((use) => use.node === node && use.inputIndex === i))) return false
-    }
-  }
-  return true
-}
