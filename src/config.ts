@@ -230,6 +230,11 @@ export interface AnalyzeConfig extends CalibrationConfig {
   readonly layers: readonly LayerSetting[]
   /** Every width at the group size, or also other group sizes and grids without zero points: for budgets that count scales. */
   readonly candidates: 'widths' | 'all'
+  /** Its widths are measured beside the grids; undefined for grids alone. */
+  readonly codebook?: CodebookSettings['codebook'] | undefined
+  readonly rowGroups: CodebookSettings['rowGroups']
+  readonly trellisWindow: CodebookSettings['trellisWindow']
+  readonly mapping: CodebookSettings['mapping']
   /** What to measure. */
   readonly sensitivity: readonly Sensitivity[]
   /** Drawn configurations that predictions are judged by; 0 with a shard. */
@@ -252,6 +257,9 @@ export const ANALYZE_DEFAULTS: AnalyzeConfig = {
   symmetric: 'auto',
   layers: [],
   candidates: 'widths',
+  rowGroups: 'auto',
+  trellisWindow: 'auto',
+  mapping: 'descent',
   sensitivity: ['kl'],
   configurations: 24,
   probes: 16,

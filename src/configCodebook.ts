@@ -1,6 +1,6 @@
 /** @file Contradictions between the keys about codebooks and the others. */
-import { codebookBits, codebookNamed, hasBits } from './codebook/codebookForms.ts'
-import { isCalibrated, QUANTIZE_DEFAULTS, type QuantizeConfig } from './config.ts'
+import { type CodebookSettings, codebookBits, codebookNamed, hasBits } from './codebook/codebookForms.ts'
+import { type AnalyzeConfig, isCalibrated, QUANTIZE_DEFAULTS, type QuantizeConfig } from './config.ts'
 import { firstGiven, usualValues } from './configGiven.ts'
 import { QtoolError } from './errors.ts'
 
@@ -24,8 +24,37 @@ export function checkCodebook(config: QuantizeConfig, values: Partial<QuantizeCo
       hint: `${key} goes with --method codebook`,
     })
   }
-  const name = codebookNamed(config)
-  const { rowGroups, trellisWindow, mapping, bits } = config
+  checkSettings(config)
+  if (config.mapping !== 'descent' && !isCalibrated(config)) {
+    throw new QtoolError('usage', `mapping ${config.mapping} is given without data`, {
+      hint: '--mapping goes with --data or --stats',
+    })
+  }
+  const other = firstGiven(NOT_FOR_CODEBOOKS, values, usual)
+  if (other === undefined) return
+  throw new QtoolError('usage', `${other} is given with method codebook`, {
+    hint: 'tables of levels have no zero points: leave it out',
+  })
+}
+
+/**
+ * Refuse what cannot be where codebooks are measured.
+ * @param key about codebooks that was given.
+ * @throws QtoolError `usage`.
+ */
+export function checkMeasuredCodebook({ codebook, ...config }: AnalyzeConfig, key: string | undefined): void {
+  if (codebook !== undefined) checkSettings({ ...config, codebook })
+  else if (key !== undefined) {
+    throw new QtoolError('usage', `${key} is given without a codebook`, {
+      hint: `${key} goes with --codebook`,
+    })
+  }
+}
+
+/** What does not go with the codebook that is named. @throws QtoolError `usage`. */
+function checkSettings(settings: CodebookSettings & Pick<QuantizeConfig, 'bits'>): void {
+  const name = codebookNamed(settings)
+  const { rowGroups, trellisWindow, mapping, bits } = settings
   if (rowGroups !== 'auto' && name !== 'jlcm') {
     throw new QtoolError('usage', `rowGroups is given with codebook ${name}`, {
       hint: '--row-groups goes with --codebook jlcm',
@@ -41,11 +70,6 @@ export function checkCodebook(config: QuantizeConfig, values: Partial<QuantizeCo
       hint: '--mapping goes with --codebook jlcm or lut',
     })
   }
-  if (mapping !== 'descent' && !isCalibrated(config)) {
-    throw new QtoolError('usage', `mapping ${mapping} is given without data`, {
-      hint: '--mapping goes with --data or --stats',
-    })
-  }
   if (bits !== undefined && !hasBits(name, bits)) {
     throw new QtoolError(
       'usage',
@@ -55,9 +79,4 @@ export function checkCodebook(config: QuantizeConfig, values: Partial<QuantizeCo
       },
     )
   }
-  const other = firstGiven(NOT_FOR_CODEBOOKS, values, usual)
-  if (other === undefined) return
-  throw new QtoolError('usage', `${other} is given with method codebook`, {
-    hint: 'tables of levels have no zero points: leave it out',
-  })
 }

@@ -98,6 +98,12 @@ function checkMixed(config: QuantizeConfig, values: Partial<QuantizeConfig>, usu
       hint: 'it lowers layers as long as a bound is kept: give --max-kl or --max-drop, or another solver',
     })
   }
+  const limits = (config.budget?.split(',').length ?? 0) + (config.maxLatency === undefined ? 0 : 1)
+  if (solver === 'dp' && limits > 1) {
+    throw new QtoolError('usage', `solver dp is given with ${limits} limits, and takes one`, {
+      hint: 'ilp takes several: leave out --solver dp, or all limits but one',
+    })
+  }
   if (analysis === undefined && sensitivity.length === 0) throw noSensitivity()
   if (maxDrop !== undefined && labels === undefined) {
     throw new QtoolError('usage', 'maxDrop is given without labels', { hint: `accuracy needs them: ${LABELS_HINT}` })

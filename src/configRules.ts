@@ -14,7 +14,7 @@ import {
   QUANTIZE_DEFAULTS,
   type QuantizeConfig,
 } from './config.ts'
-import { checkCodebook } from './configCodebook.ts'
+import { ABOUT_CODEBOOK, checkCodebook, checkMeasuredCodebook } from './configCodebook.ts'
 import { firstGiven, usualValues, withDefaults } from './configGiven.ts'
 import { checkMerge, settleAllocation, settleMeasurement } from './configMixed.ts'
 import { checkValues } from './configValues.ts'
@@ -33,6 +33,7 @@ export const NEEDS_DATA = {
   analyze: [
     ...ABOUT_CALIBRATION,
     ...['damping', 'bits', 'symmetric', 'layers', 'candidates', 'sensitivity', 'configurations', 'probes', 'shard'],
+    ...ABOUT_CODEBOOK,
   ],
 } as const
 /** Keys that mean nothing without method rsq. */
@@ -177,7 +178,10 @@ export function resolveAnalyzeConfig(values: Partial<AnalyzeConfig>): AnalyzeCon
     checkMerge(config, firstGiven(['data', 'groupSize', 'seed', ...NEEDS_DATA.analyze], values, usual))
     return config
   }
-  if (config.data.length > 0) return withNormalize(settleMeasurement(config, values, usual))
+  if (config.data.length > 0) {
+    checkMeasuredCodebook(config, firstGiven(ABOUT_CODEBOOK, values, usual))
+    return withNormalize(settleMeasurement(config, values, usual))
+  }
   const key = firstGiven([...NEEDS_DATA.analyze, 'output'], values, usual)
   if (key === undefined) return config
   throw new QtoolError('usage', `${key} is given without data`, { hint: `${key} goes with --data` })

@@ -6,6 +6,7 @@ import { SENSITIVITIES } from './analyze/analysis.ts'
 import { parseLatency } from './bitalloc/budget.ts'
 import { GROUP_SIZES } from './bitalloc/candidates.ts'
 import { compilePattern } from './bitalloc/overrides.ts'
+import type { CodebookSettings } from './codebook/codebookForms.ts'
 import { CODEBOOK_NAMES, MAPPINGS } from './codebook/codebookForms.ts'
 import type { AnalyzeConfig, DataConfig, EvalConfig, Normalize, QuantizeConfig, Thresholds } from './config.ts'
 import { QtoolError } from './errors.ts'
@@ -120,6 +121,16 @@ const CALIBRATION_RULES = {
   scratch: text,
 }
 
+const CODEBOOK_RULES: Rules<CodebookSettings> = {
+  codebook: oneOf('auto', ...CODEBOOK_NAMES),
+  rowGroups: wanted(
+    '"auto" or an integer from 1 to 16',
+    (value) => value === 'auto' || integer(1, MAX_ROW_GROUPS)(value) === undefined,
+  ),
+  trellisWindow: oneOf('auto', 8, 12),
+  mapping: oneOf(...MAPPINGS),
+}
+
 const QUANTIZE_RULES: Rules<QuantizeConfig> = {
   budget: text,
   bits: oneOf(...BITS),
@@ -147,13 +158,7 @@ const QUANTIZE_RULES: Rules<QuantizeConfig> = {
   importanceLength: oneOf('none', 'linear', 'sqrt'),
   importanceQuantile: between(0.5, 1),
   roll: integer(1, 64),
-  codebook: oneOf('auto', ...CODEBOOK_NAMES),
-  rowGroups: wanted(
-    '"auto" or an integer from 1 to 16',
-    (value) => value === 'auto' || integer(1, MAX_ROW_GROUPS)(value) === undefined,
-  ),
-  trellisWindow: oneOf('auto', 8, 12),
-  mapping: oneOf(...MAPPINGS),
+  ...CODEBOOK_RULES,
   solver: oneOf('uniform', 'ilp', 'dp', 'bisection'),
   sensitivity: SENSITIVITY,
   analysis: text,
@@ -178,6 +183,7 @@ const ANALYZE_RULES: Rules<AnalyzeConfig> = {
   symmetric: oneOf('auto', 'yes', 'no'),
   layers: LAYERS,
   candidates: oneOf('widths', 'all'),
+  ...CODEBOOK_RULES,
   sensitivity: SENSITIVITY,
   configurations: integer(0, 1e6),
   probes: integer(1, 1e6),

@@ -181,7 +181,7 @@ export async function evaluateModels(
 /** Path of a copy with plainly rounded weights, made in a folder of its own when it is first asked for. */
 function roundedStudent(
   path: string,
-  config: CalibrationConfig & Partial<QuantizeConfig>,
+  config: CalibrationConfig & Partial<Pick<QuantizeConfig, 'bits' | 'groupSize' | 'layers' | 'threads'>>,
   folder: string,
   run: RunOptions,
 ): () => Promise<string> {

@@ -1,4 +1,5 @@
 /** @file The parts of reports about mixed precision: what was measured, and how widths were given to layers. */
+import type { CodebookForm } from './quant/codebookWeight.ts'
 import type { Bits } from './quant/quantizedWeight.ts'
 
 /** One way to quantize a layer. */
@@ -6,6 +7,8 @@ export interface LayerConfiguration {
   readonly bits: Bits
   readonly groupSize: number | 'channel'
   readonly symmetric: 'auto' | 'yes' | 'no'
+  /** Levels come from tables; absent on grids. */
+  readonly codebook?: Omit<CodebookForm, 'runs'> | undefined
 }
 
 /** A layer alone at one candidate. */

@@ -106,6 +106,8 @@ describe('resolving a configuration', () => {
     [{ data: ['x'], budget: '4bit', solver: 'dp', holdout: 0 }, /solver dp is given, but nothing is held out/],
     [{ data: ['x'], solver: 'ilp' }, /solver ilp is given without a budget/],
     [{ data: ['x'], budget: '4bit', solver: 'bisection' }, /solver bisection is given without maxKl/],
+    [{ data: ['x'], budget: '4bit,1MB', solver: 'dp' }, /solver dp is given with 2 limits, and takes one/],
+    [{ data: ['x'], budget: '4bit', maxLatency: '1x', solver: 'dp' }, /solver dp is given with 2 limits/],
     [{ data: ['x'], bits: 4, maxKl: 1 }, /both maxKl \(1\) and a width \(4 bits\)/],
     [{ data: ['x'], bits: 4, maxLatency: '1x' }, /both maxLatency \(1x\) and a width/],
     [{ data: ['x'], maxKl: 0 }, /maxKl: wanted a number above 0/],

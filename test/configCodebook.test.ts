@@ -1,7 +1,7 @@
 /** Which keys go with method codebook, and what they become. */
 import { describe, expect, it } from 'vitest'
 import { isCalibrated, QUANTIZE_DEFAULTS } from '../src/config.ts'
-import { resolveQuantizeConfig } from '../src/configRules.ts'
+import { resolveAnalyzeConfig, resolveQuantizeConfig } from '../src/configRules.ts'
 
 const refusal = (message: string, hint?: string) =>
   expect.objectContaining({ code: 'usage', message, ...(hint === undefined ? {} : { hint }) })
@@ -128,5 +128,35 @@ describe('method codebook', () => {
     [{ plan: 'p', budget: undefined, solver: 'ilp' }, 'solver is given beside a plan'],
   ])('is refused what contradicts itself: %j', (values, message) => {
     expect(() => resolve({ method: 'codebook', data: ['x'], budget: '3bit', ...values })).toThrow(refusal(message))
+  })
+})
+
+describe('codebooks that are measured', () => {
+  const measured = (values: object) => resolveAnalyzeConfig({ data: ['x'], ...values } as never)
+
+  it.each([
+    [{ codebook: 'auto' }],
+    [{ codebook: 'auto', trellisWindow: 8 }],
+    [{ codebook: 'jlcm', rowGroups: 4, mapping: 'proximal' }],
+    [{ codebook: 'vq', bits: 2 }],
+    [{ codebook: 'trellis', candidates: 'all', shard: '1/2', output: 'o' }],
+  ])('takes %j', (values) => {
+    const config = measured(values)
+    expect(config).toMatchObject(values)
+    expect(resolveAnalyzeConfig(structuredClone(config))).toEqual(config)
+  })
+
+  it.each([
+    [{ rowGroups: 4 }, 'rowGroups is given without a codebook'],
+    [{ trellisWindow: 'auto' }, 'trellisWindow is given without a codebook'],
+    [{ mapping: 'proximal' }, 'mapping is given without a codebook'],
+    [{ codebook: 'auto', rowGroups: 4 }, 'rowGroups is given with codebook trellis'],
+    [{ codebook: 'lut', trellisWindow: 8 }, 'trellisWindow is given with codebook lut'],
+    [{ codebook: 'nf4', mapping: 'softmax' }, 'mapping softmax is given with codebook nf4'],
+    [{ codebook: 'vq', bits: 3 }, 'codebook vq: wanted a width of 4, 2 bits, found 3'],
+    [{ codebook: 'auto', data: [] }, 'codebook is given without data'],
+    [{ codebook: 'auto', data: [], merge: ['a'], output: 'o' }, 'codebook is given beside merge'],
+  ])('are refused: %j', (values, message) => {
+    expect(() => measured(values)).toThrow(refusal(message))
   })
 })

@@ -1,6 +1,5 @@
 /** @file `qtool analyze --data`: measures a model and writes the analysis; `--merge` joins the parts of one. */
 import { openCalibration } from '../calibration/openCalibration.ts'
-import type { CodebookSettings } from '../codebook/codebookForms.ts'
 import type { AnalyzeConfig } from '../config.ts'
 import type { Dataset } from '../data/dataset.ts'
 import { QtoolError } from '../errors.ts'
@@ -21,11 +20,6 @@ import { layerOptions } from './measuredLayers.ts'
 /** How candidates are written when they are quantized; sizes depend on it. */
 const TARGET = { format: 'auto', accuracyLevel: 4 } as const
 
-/** Whose candidates are measured beside those of grids: none where no codebook is named. */
-type MeasuredCodebook = Partial<Omit<CodebookSettings, 'codebook'>> & {
-  readonly codebook?: CodebookSettings['codebook'] | undefined
-}
-
 /** Who scores samples, where they are selected by scores. */
 export type Score = (pool: Dataset, batchSize: number) => Promise<Float64Array>
 
@@ -37,7 +31,7 @@ export type Score = (pool: Dataset, batchSize: number) => Promise<Float64Array>
 export async function measureModel(
   source: Omit<LayerSource, 'workspace'>,
   found: Layers,
-  config: AnalyzeConfig & MeasuredCodebook,
+  config: AnalyzeConfig,
   scratch: (name: string) => () => string,
   score: Score,
   run: RunOptions,
@@ -81,9 +75,8 @@ export async function measureModel(
 }
 
 /** Groups are those of grids: tables have a scale for each row. */
-function questionOf({ codebook, rowGroups, trellisWindow }: MeasuredCodebook): CodebookQuestion | undefined {
-  if (codebook === undefined) return undefined
-  return { codebook, rowGroups: rowGroups ?? 'auto', trellisWindow: trellisWindow ?? 'auto' }
+function questionOf({ codebook, rowGroups, trellisWindow }: AnalyzeConfig): CodebookQuestion | undefined {
+  return codebook === undefined ? undefined : { codebook, rowGroups, trellisWindow }
 }
 
 /** 'i/n', checked, from 1 → from 0. */

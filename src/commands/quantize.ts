@@ -2,20 +2,19 @@
 import { basename, dirname, join } from 'node:path'
 import { type Command, Option } from 'commander'
 import {
-  CODEBOOK_NAMES,
   DEFAULT_BITS,
   DEFAULT_GROUP_SIZE,
   IMPORTANCE_NAMES,
-  MAPPINGS,
   QUANTIZE_DEFAULTS,
   type QuantizeConfig,
 } from '../config.ts'
 import { QtoolError } from '../errors.ts'
+import { codebookOptions } from './codebookFlags.ts'
 import { DATA_KINDS, dataOptions, sampleOptions, withDataKeys } from './dataFlags.ts'
 import { EXIT_DONE } from './exit.ts'
 import { addCommonFlags, givenFlags, layerOptions, valueOption, withLayerKeys } from './flags.ts'
 import type { Invocation } from './operate.ts'
-import { readAutoNumber, readBudgets, readNames, readNumber, readShare, readTexts } from './values.ts'
+import { readBudgets, readNames, readNumber, readShare, readTexts } from './values.ts'
 
 const EXAMPLES = `
 Budgets:
@@ -57,7 +56,7 @@ export function addQuantizeCommand(program: Command, invocation: Invocation): vo
   for (const option of ownOptions()) command.addOption(option)
   for (const option of calibrationOptions()) command.addOption(option.helpGroup('Calibration:'))
   for (const option of rsqOptions()) command.addOption(option.helpGroup('Rotation and importance, with --method rsq:'))
-  for (const option of codebookOptions())
+  for (const option of codebookOptions(byDefault(QUANTIZE_DEFAULTS.codebook)))
     command.addOption(option.helpGroup('Tables of levels, with --method codebook:'))
   for (const option of allocationOptions()) command.addOption(option.helpGroup('Mixed precision:'))
   addCommonFlags(command)
@@ -165,30 +164,6 @@ function rsqOptions(): Option[] {
       '--roll <n>',
       `fit to n copies of each sequence, rolled by equal parts ${byDefault(roll)}`,
       readNumber('--roll'),
-    ),
-  ]
-}
-
-function codebookOptions(): Option[] {
-  const { codebook, rowGroups, trellisWindow, mapping } = QUANTIZE_DEFAULTS
-  return [
-    new Option(
-      '--codebook <name>',
-      `auto (trellis for now), ${CODEBOOK_NAMES.join(', ')}: see docs/CODEBOOKS.md ${byDefault(codebook)}`,
-    ),
-    valueOption(
-      '--row-groups <n>',
-      `different tables of jlcm, 1 to 16, or auto: as many as pay for themselves ${byDefault(rowGroups)}`,
-      readAutoNumber('--row-groups'),
-    ),
-    valueOption(
-      '--trellis-window <n>',
-      `bits of an index of trellis: 8, 12, or auto: 12 in a small model ${byDefault(trellisWindow)}`,
-      readAutoNumber('--trellis-window'),
-    ),
-    new Option(
-      '--mapping <name>',
-      `how jlcm and lut find indices on data: ${MAPPINGS.join(', ')} ${byDefault(mapping)}`,
     ),
   ]
 }

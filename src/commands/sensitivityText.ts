@@ -52,14 +52,16 @@ export function sensitivityText(analysis: AnalysisReport): string {
   return parts.join('\n\n')
 }
 
+const columnOf = ({ bits, codebook }: MeasuredLayer['candidates'][number]) => `${bits} bit${codebook ? ' tables' : ''}`
+
 /** Per layer the least loss of each width, and the standard error at the least width. */
 function lossTable(layers: readonly MeasuredLayer[]): string {
   const all = layers.flatMap(({ candidates }) => candidates)
-  const widths = [...new Set(all.map(({ bits }) => bits))].sort((a, b) => b - a)
-  const least = widths.at(-1)
-  const bestAt = ({ candidates }: MeasuredLayer, width: number | undefined) =>
+  const widths = [...new Set(all.map(columnOf))].sort((a, b) => Number.parseInt(b, 10) - Number.parseInt(a, 10))
+  const least = widths.filter((width) => !width.includes('tables')).at(-1) ?? widths.at(-1)
+  const bestAt = ({ candidates }: MeasuredLayer, width: string | undefined) =>
     candidates
-      .filter(({ bits }) => bits === width)
+      .filter((candidate) => columnOf(candidate) === width)
       .reduce<MeasuredLayer['candidates'][number] | undefined>(
         (best, candidate) => (best === undefined || candidate.loss < best.loss ? candidate : best),
         undefined,
@@ -75,8 +77,5 @@ function lossTable(layers: readonly MeasuredLayer[]): string {
     ...widths.map((width) => figureText(bestAt(layer, width)?.loss)),
     figureText(bestAt(layer, least)?.standardError),
   ])
-  return textTable(
-    ['layer', ...widths.map((width) => `${width} bit`), `± at ${least === undefined ? '-' : `${least} bit`}`],
-    rows,
-  )
+  return textTable(['layer', ...widths, `± at ${least ?? '-'}`], rows)
 }

@@ -3,11 +3,9 @@ import fs from 'node:fs'
 import path from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { readAnalysis, writeAnalysis } from '../../src/analyze/analysisFile.ts'
-import { measureModel } from '../../src/analyze/measureModel.ts'
 import { mixedPlan } from '../../src/analyze/mixedPlan.ts'
 import { openMixed } from '../../src/analyze/openMixed.ts'
 import { QUANTIZE_DEFAULTS, type QuantizeConfig } from '../../src/config.ts'
-import { resolveAnalyzeConfig } from '../../src/configRules.ts'
 import { kernelsOf } from '../../src/eval/kernelLatency.ts'
 import { modelLayers } from '../../src/onnx/layers.ts'
 import { loadModel } from '../../src/onnx/load.ts'
@@ -22,7 +20,7 @@ import {
 } from '../../src/onnx/proto.ts'
 import { planLayer } from '../../src/onnx/represent/plan.ts'
 import { SourceReader } from '../../src/onnx/sourceReader.ts'
-import { quantizeModel } from '../../src/pipeline.ts'
+import { analyzeModel, quantizeModel } from '../../src/pipeline.ts'
 import type { CodebookForm } from '../../src/quant/codebookWeight.ts'
 import { planFigures } from '../../src/quantize/planFigures.ts'
 import type { QuantizeReport } from '../../src/report.ts'
@@ -81,16 +79,10 @@ const pool = createPool(1)
 const source = { model: opened, reader, pool }
 
 beforeAll(async () => {
-  const config = { data, configurations: 0, sensitivity: ['kl'], threads: 1, output: analysis, force: true } as const
-  const measured = { ...resolveAnalyzeConfig(config), codebook: 'auto', trellisWindow: 8 } as const
-  await measureModel(
-    source,
-    found,
-    measured,
-    (name) => () => at(name),
-    async () => new Float64Array(),
-    {},
-  )
+  await analyzeModel(model, {
+    ...{ data, configurations: 0, sensitivity: ['kl'], threads: 1, output: analysis, force: true },
+    ...{ codebook: 'auto', trellisWindow: 8 },
+  })
 })
 afterAll(async () => {
   reader.close()

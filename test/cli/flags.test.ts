@@ -104,7 +104,7 @@ describe('flags of quantize', () => {
 
   it('say how widths are allocated, every one of them', async () => {
     const { config } = await understood(
-      ...['quantize', 'm', '-o', 'o', '--data', 'x', '--budget', '4bit', '--budget', '350MB', '--solver', 'dp'],
+      ...['quantize', 'm', '-o', 'o', '--data', 'x', '--budget', '4bit', '--budget', '350MB', '--solver', 'bisection'],
       ...[
         '--sensitivity',
         'kl,shapley',
@@ -141,7 +141,7 @@ describe('flags of quantize', () => {
       method: 'gptq',
       data: ['x'],
       budget: '4bit,350MB',
-      solver: 'dp',
+      solver: 'bisection',
       sensitivity: ['kl', 'shapley'],
       analysis: 'a.json',
       tie: ['*/attn/*', '/mlp/'],

@@ -232,10 +232,11 @@ export async function check(
     format = 'auto',
     groupSize = 'channel',
     opset,
-  }: { format?: Target['format']; groupSize?: number | 'channel'; opset?: number } = {},
+    smallTable = 0,
+  }: { format?: Target['format']; groupSize?: number | 'channel'; opset?: number; smallTable?: number } = {},
 ) {
   const proto = source(graph, rows, cols, DataType.FLOAT)
-  const target: Target = { format, opset: opset ?? (format === 'standard' ? 21 : 18), accuracyLevel: 0 }
+  const target: Target = { format, opset: opset ?? (format === 'standard' ? 21 : 18), accuracyLevel: 0, smallTable }
   const plan = planFor(proto, form, groupSize, target)
   const what = `${nameOf(form)}, ${graph} ${rows} × ${cols}, ${format}, ${groupSize}`
   expect(plan.codebook, what).toBe(form.form)

@@ -131,6 +131,22 @@ describe('lookups', () => {
     }
   })
 
+  it('decode at load what is small', () => {
+    const target: Target = { format: 'auto', opset: 18, accuracyLevel: 4 }
+    for (const form of formsOf(256)) {
+      for (const [cols, use] of [
+        [256, 'folded'],
+        [257, 'gather-rows'],
+      ] as const) {
+        expect(planFor(source('Gather', 256, cols, DataType.FLOAT), form, 'channel', target).uses).toEqual([use])
+      }
+    }
+  })
+
+  it('are right when they are decoded at load', async () => {
+    for (const form of formsOf(129)) await check(form, 'Gather', [129, 3], { smallTable: 387 })
+  })
+
   it('at the lowest opset that a form needs', async () => {
     for (const form of formsOf(37)) {
       const opset = codebookOpset(form.form, form.bits)
@@ -144,7 +160,7 @@ describe('float16 models', () => {
   it('compute what the definition says, rounded to float16', async () => {
     for (const form of formsOf(37)) {
       const proto = source('tied', 37, 21, DataType.FLOAT16)
-      const target: Target = { format: 'auto', opset: 18, accuracyLevel: 0 }
+      const target: Target = { format: 'auto', opset: 18, accuracyLevel: 0, smallTable: 0 }
       const plan = planFor(proto, form, 'channel', target)
       const weight = randomWeight(plan)
       const feeds = feedsFor('tied', 37, 21)

@@ -43,7 +43,7 @@ describe('every form of a codebook', () => {
     for (const form of formsOf(rows)) {
       const what = nameOf(form)
       const proto = source(graph, rows, cols, DataType.FLOAT)
-      const target: Target = { format, opset: format === 'standard' ? 21 : 18, accuracyLevel: 4 }
+      const target: Target = { format, opset: format === 'standard' ? 21 : 18, accuracyLevel: 4, smallTable: 0 }
       const plan = planFor(proto, form, 'channel', target)
       const build = () => write(proto, [{ plan, weight: randomWeight(plan) }], target)
       const compact = build()

@@ -31,6 +31,8 @@ export interface Target {
   /** Opset of the default domain that the written model will have. */
   readonly opset: number
   readonly accuracyLevel: 0 | 4
+  /** Weights of a codebook's table of lookups up to which it is decoded at load; undefined: what measurements say. */
+  readonly smallTable?: number
 }
 
 export interface LayerPlan {
