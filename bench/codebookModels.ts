@@ -24,6 +24,7 @@ const jlcm = (rowGroups: 'auto' | number): Partial<QuantizeConfig> => ({ codeboo
 
 /** By name, in the order of the tables. */
 const CODEBOOKS: Readonly<Record<string, Partial<QuantizeConfig>>> = {
+  auto: { codebook: 'auto' },
   trellis8: trellis(8),
   trellis12: trellis(12),
   vq: { codebook: 'vq' },

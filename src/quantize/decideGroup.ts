@@ -6,9 +6,9 @@ import { QtoolError } from '../errors.ts'
 import { quoted } from '../onnx/names.ts'
 import type { LayerCalibration } from '../report.ts'
 import { biasValue } from './biasEdits.ts'
-import { type Member, otherGrids } from './members.ts'
+import { type Member, otherGrids, withPlan } from './members.ts'
 import type { Decision } from './solvedLayers.ts'
-import { type GroupSolution, type Judge, solveGroup } from './solveGroup.ts'
+import { type GroupOutcome, type GroupSolution, type Judge, solveGroup } from './solveGroup.ts'
 import type { Candidate, GroupHessians, SolverTools } from './solveMember.ts'
 
 export interface DecidedGroup {
@@ -26,8 +26,35 @@ export interface GroupMeans {
   readonly biasAt: (site: BiasSite) => FeedTensor
 }
 
+/** Members as they are solved, and what came of it. */
+interface Attempt {
+  readonly members: readonly Member[]
+  readonly outcome: GroupOutcome
+}
+
+/** The members with grids for tables; undefined where one of them has no grid that may take their place. */
+async function onGrids(members: readonly Member[], { pool, signal }: SolverTools): Promise<Member[] | undefined> {
+  const inTables = members.filter(({ plan }) => plan.codebook)
+  if (inTables.length === 0 || inTables.some(({ plan }) => !plan.onGrid)) return undefined
+  const others: Member[] = []
+  for (const member of members) {
+    const grid = member.plan.onGrid
+    others.push(grid ? await withPlan({ pool }, member, grid, signal) : member)
+  }
+  return others
+}
+
+/** The attempt of the smaller error on held-out samples; what the other came to is said among the rejected. */
+function better(tables: Attempt, grids: Attempt): Attempt {
+  const error = ({ outcome }: Attempt) => outcome.best.heldOutError
+  const wins = error(grids) < error(tables)
+  const [kept, other] = wins ? [grids, tables] : [tables, grids]
+  const rejected = { name: wins ? 'tables of levels' : 'a grid', heldOutError: error(other) }
+  return { ...kept, outcome: { ...kept.outcome, rejected: [...kept.outcome.rejected, rejected] } }
+}
+
 /**
- * Decide a group.
+ * Decide a group. Where grids may take the place of tables, both are solved, and the better one on held-out samples is kept.
  * @throws QtoolError `numeric` with `strict` where no damping makes a Hessian positive definite.
  */
 export async function decideGroup(
@@ -36,11 +63,11 @@ export async function decideGroup(
   judge: Judge,
   { config, tools, biasAt }: GroupMeans,
 ): Promise<DecidedGroup> {
-  const outcome = await solveGroup(members, hessians, otherGrids(members), judge, {
-    ...tools,
-    damping: config.damping,
-    mapping: config.mapping,
-  })
+  const solve = (own: readonly Member[]) =>
+    solveGroup(own, hessians, otherGrids(own), judge, { ...tools, damping: config.damping, mapping: config.mapping })
+  const first = { members, outcome: await solve(members) }
+  const second = await onGrids(members, tools)
+  const { members: kept, outcome } = second ? better(first, { members: second, outcome: await solve(second) }) : first
   const { best, rounding, rejected, failed } = outcome
   const message = `layer ${quoted(members[0]!.plan.layer.name)}: no damping makes the Hessian of its inputs positive definite`
   if (failed && config.strict) {
@@ -59,7 +86,7 @@ export async function decideGroup(
   })
   const figures = [best, rounding].map(({ heldOutError }) => heldOutError.toExponential(1))
   return {
-    decisions: members.map((member, i) => ({
+    decisions: kept.map((member, i) => ({
       weight: best.weights[i]!,
       grid: member.grid,
       calibration: calibration(i),

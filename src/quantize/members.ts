@@ -58,7 +58,7 @@ async function round(
 
 /** The same layer under another plan. */
 export async function withPlan(
-  source: Omit<LayerSource, 'workspace'>,
+  source: Pick<LayerSource, 'pool'>,
   { rows, site }: Member,
   plan: LayerPlan,
   signal: AbortSignal | undefined,

@@ -92,9 +92,24 @@ function planEither(
   groupSize: QuantizeConfig['groupSize'],
 ): LayerPlan {
   const plan = planLayer(layer, choice, target)
+  if (plan.codebook && choice.gridRoom !== undefined) {
+    return { ...plan, onGrid: gridInstead(plan, choice, choice.gridRoom, target) }
+  }
   if (!choice.codebook || plan.codebook) return plan
   const grid = planLayer(layer, onGrid(choice, { groupSize }), target)
   return { ...grid, notes: [...new Set([...plan.notes, ...grid.notes])] }
+}
+
+/** The best grid of the width of tables that takes no more bytes, but for the room that there is: zero points if they fit in. */
+function gridInstead(plan: LayerPlan, choice: LayerChoice, room: number, target: Target): LayerPlan | undefined {
+  const most = storedBytes(plan, true, 'float16') + room
+  for (const symmetric of ['no', 'yes'] as const) {
+    const grid = planLayer(plan.layer, { ...choice, symmetric, codebook: undefined }, target)
+    // An opset that cannot carry the width has made it a wider one.
+    const isFit = grid.bits === plan.bits && storedBytes(grid, symmetric === 'yes', 'float16') <= most
+    if (isFit) return { ...grid, notes: [...grid.notes, 'on a grid, which loses less than tables here'] }
+  }
+  return undefined
 }
 
 /** The lowest opset at which every layer can be written as asked. */

@@ -9,7 +9,7 @@ import { type Budget, parseBudget } from '../bitalloc/budget.ts'
 import { uniformCandidates } from '../bitalloc/candidates.ts'
 import { applyOverrides } from '../bitalloc/overrides.ts'
 import { codebookForm, codebookNamed, hasBits } from '../codebook/codebookForms.ts'
-import { DEFAULT_BITS, DEFAULT_GROUP_SIZE, type QuantizeConfig } from '../config.ts'
+import { DEFAULT_BITS, DEFAULT_GROUP_SIZE, isCalibrated, type QuantizeConfig } from '../config.ts'
 import { QtoolError } from '../errors.ts'
 import type { Layers, WeightedLayer } from '../onnx/layers.ts'
 import type { OnnxModel } from '../onnx/model.ts'
@@ -119,6 +119,9 @@ export function planModel(
   }
 }
 
+/** About what the nodes that look tables up take in the file beyond those that unpack codes, in bytes (measured). */
+const NODES_OF_TABLES = 800
+
 /**
  * How each layer's choice gets its tables. A layer that was set by hand to a width that the codebook does not have is on a
  * grid.
@@ -130,10 +133,14 @@ function tableChoices(
   const name = codebookNamed(config)
   const { rowGroups, trellisWindow } = config
   const weights = found.layers.reduce((sum, layer) => sum + layer.weights, 0)
+  // What tables lose is known on data alone.
+  const mayBeGrids = config.codebook === 'auto' && isCalibrated(config)
+  const gridRoom = mayBeGrids ? (config.budget === undefined ? NODES_OF_TABLES : 0) : undefined
   return ({ view, runs }, choice) => {
     if (!hasBits(name, choice.bits)) return onGrid(choice, config)
     const rows = view.outer * view.inner
-    return { ...choice, codebook: codebookForm(name, choice.bits, rows, { rowGroups, trellisWindow, weights }, runs) }
+    const codebook = codebookForm(name, choice.bits, rows, { rowGroups, trellisWindow, weights }, runs)
+    return { ...choice, codebook, gridRoom }
   }
 }
 

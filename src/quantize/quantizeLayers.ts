@@ -142,10 +142,14 @@ export async function packQuantized(
   return { plan, choice, tensors, payloads, scaleType, squaredError, squaredNorm, reference, calibration: undefined }
 }
 
-/** The plan with the tables that the weight has come to: how many pay for themselves, only the weights can say. */
+/**
+ * The plan of what the weight has come to: the grid that took the place of tables, or as many tables as pay for themselves,
+ * which only the weights can say.
+ */
 function asSolved(plan: LayerPlan, weight: QuantizedWeight): LayerPlan {
   const { codebook } = plan
-  if (!codebook || !isCodebook(weight)) return plan
+  if (!codebook) return plan
+  if (!isCodebook(weight)) return plan.onGrid!
   const tables = weight.tables.length / tableLength(weight.coding, weight.bits)
   if (codebook.runs) return plan
   const { coding, shared, permuted } = codebook

@@ -42,6 +42,8 @@ export interface LayerPlan {
   readonly symmetric: 'auto' | 'yes' | 'no'
   /** How indices find their levels; undefined for codes on grids. */
   readonly codebook: CodebookForm | undefined
+  /** The grid that takes the tables' place where it turns out to lose less; undefined where it may not, or there are none. */
+  readonly onGrid?: LayerPlan | undefined
   /** Columns that share a scale; equals the number of columns for one scale per row. */
   readonly groupSize: number
   readonly storage: StorageKind
@@ -70,6 +72,8 @@ export interface LayerChoice {
   readonly symmetric: LayerPlan['symmetric']
   /** Indices into tables in place of a grid; `bits` is the width of an index then. */
   readonly codebook?: CodebookForm | undefined
+  /** Bytes by which a grid may be larger than the tables whose place it takes; undefined where none may take it. */
+  readonly gridRoom?: number | undefined
 }
 
 /** Plan one layer. A codebook that cannot be written becomes a grid of the same bits, with a note. */
