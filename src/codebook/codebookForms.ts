@@ -23,7 +23,7 @@ export type Mapping = (typeof MAPPINGS)[number]
 
 /** What method `codebook` makes. */
 export interface CodebookSettings {
-  /** `auto`: trellis. */
+  /** `auto`: trellis; with data, a grid of the same width in the layers where that loses less. */
   readonly codebook: 'auto' | CodebookName
   /** Different tables of `jlcm`, 1 … 16; `auto`: as many as pay for themselves in stored bytes. */
   readonly rowGroups: 'auto' | number

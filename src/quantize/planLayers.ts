@@ -123,11 +123,16 @@ function wantedOpset(
   const wanted = chosen.flatMap(({ layer, choice }) => {
     if (choice === 'skip') return []
     if (target.format === 'standard') return [BLOCKED_DEQUANTIZE_OPSET]
-    const { storage, codebook } = planEither(layer, choice, ideal, groupSize)
-    if (codebook) return [codebookOpset(codebook, choice.bits)]
-    return storage === 'blocks' || storage === 'packed' ? [] : [UNPACK_OPSET[choice.bits]]
+    const plan = planEither(layer, choice, ideal, groupSize)
+    return plan.onGrid ? [opsetOfPlan(plan), opsetOfPlan(plan.onGrid)] : [opsetOfPlan(plan)]
   })
   return Math.max(0, ...wanted)
+}
+
+/** The lowest opset that carries what a layer is stored as; 0 where any does. */
+function opsetOfPlan({ storage, bits, codebook }: LayerPlan): number {
+  if (codebook) return codebookOpset(codebook, bits)
+  return storage === 'blocks' || storage === 'packed' ? 0 : UNPACK_OPSET[bits]
 }
 
 /** For a wanted opset, the highest useful one that the model's operators allow; never below its own. */

@@ -5,7 +5,7 @@ import type { QuantizeConfig } from '../../src/config.ts'
 import { quantizeModel } from '../../src/pipeline.ts'
 import type { RunOptions } from '../../src/progress.ts'
 import { useTempDir } from '../helpers/tempDir.ts'
-import { caseOf, only, tiny } from './rsqModels.ts'
+import { caseOf, only, positiveGate, tiny } from './rsqModels.ts'
 
 const directory = useTempDir()
 const { files, bytes, at, errorOf } = caseOf(directory, tiny({ hidden: 144 }))
@@ -98,5 +98,61 @@ describe('a run', () => {
     expect(report.totals.bitsPerWeight).toBeLessThanOrEqual(3.3)
     expect(report.totals.bitsPerWeight).toBeGreaterThan(2)
     fs.rmSync(at('out.onnx'))
+  })
+})
+
+describe('codebook auto', () => {
+  const positive = caseOf(directory, positiveGate())
+  const layers = only('b0/gate', 'b0/down').map((layer) =>
+    layer.bits === 'skip' ? layer : { ...layer, bits: 4 as const },
+  )
+  const config = { ...COMMON, bits: 4, layers, data: [positive.at('data.npy')] } as const
+  const quantize = (out: string, own: Partial<QuantizeConfig> = {}, options?: RunOptions) =>
+    quantizeModel(positive.at('model.onnx'), positive.at(out), { ...config, ...own }, options)
+  const decisions = ({ layers }: Awaited<ReturnType<typeof quantize>>) =>
+    layers.map(({ name, codebook, calibration, notes }) => {
+      const others = calibration!.rejected.filter(({ name }) => /^(a grid|tables of levels)$/.test(name))
+      for (const { heldOutError } of others) expect(heldOutError).toBeGreaterThan(calibration!.heldOutError!)
+      return [name, codebook?.name, ...others.map(({ name }) => name), ...notes]
+    })
+
+  it('puts a layer on a grid that loses less there, and no other', async () => {
+    const report = await quantize('auto.onnx', { verify: true })
+    expect(decisions(report)).toEqual([
+      ['b0/gate', undefined, 'tables of levels', 'on a grid, which loses less than tables here'],
+      ['b0/down', 'trellis', 'a grid'],
+    ])
+    const named = await quantize('named.onnx', { codebook: 'trellis' })
+    expect(decisions(named)).toEqual([
+      ['b0/gate', 'trellis'],
+      ['b0/down', 'trellis'],
+    ])
+    const [auto, tables] = [await positive.errorOf('auto.onnx'), await positive.errorOf('named.onnx')]
+    expect(auto).toBeLessThan(tables)
+  })
+
+  it('goes on where it stopped, to the same bytes', async () => {
+    const saved = { resume: positive.at('progress') }
+    const first = abortAt((detail) => detail?.includes('held-out') ?? false)
+    await expect(quantize('out.onnx', saved, first)).rejects.toMatchObject({ code: 'interrupted' })
+    const report = await quantize('out.onnx', saved)
+    expect(decisions(report).map(([, codebook]) => codebook)).toEqual([undefined, 'trellis'])
+    expect(positive.bytes('out.onnx') === positive.bytes('auto.onnx')).toBe(true)
+  })
+
+  it('keeps a budget of bytes to which tables came close', async () => {
+    const size = (file: string) => fs.statSync(positive.at(file)).size
+    await quantize('tables.onnx', { codebook: 'trellis' })
+    const { bits: _, ...open } = config
+    const budget = `${size('tables.onnx')}B`
+    const report = await quantizeModel(positive.at('model.onnx'), positive.at('kept.onnx'), {
+      ...open,
+      budget,
+      solver: 'uniform',
+    })
+    expect(size('kept.onnx')).toBeLessThanOrEqual(size('tables.onnx'))
+    expect(report.layers.map(({ bits }) => bits)).toEqual([4, 4])
+    // Zero points are bytes that no table needs.
+    expect(report.layers.map(({ scheme }) => scheme)).not.toContain('asymmetric')
   })
 })

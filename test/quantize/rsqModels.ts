@@ -1,4 +1,4 @@
-/** @file Tiny transformers for method rsq: with outlier channels that a rotation spreads, and with weights that lie on a grid. */
+/** @file Tiny transformers for method rsq: with outlier channels that a rotation spreads, and with weights that lie on grids. */
 import fs from 'node:fs'
 import path from 'node:path'
 import { analyseMainGraph } from '../../src/calibration/mainGraph.ts'
@@ -94,6 +94,20 @@ export function onGrid(): ModelProto {
     if (tensor.name.endsWith('.gain')) tensor.rawData = new Uint8Array(new Float32Array(SIZES.width).fill(1).buffer)
   }
   return proto
+}
+
+/** The first matrix of the MLP is k/16 with k from 0 to 15: 4 bits per channel with a zero point hold it exactly, no table does. */
+export function positiveGate(): ModelProto {
+  const random = makeRandom(5)
+  return withMatrices(tiny({ hidden: 128 }), (name, values, cols) => {
+    if (!name.endsWith('gate.weight')) return
+    for (let i = 0; i < values.length; i++) values[i] = random.below(16) / 16
+    // Both ends of each channel.
+    for (let col = 0; col < cols; col++) {
+      values[col] = 0
+      values[cols + col] = 15 / 16
+    }
+  })
 }
 
 function tokens(count: number, seed: number): bigint[] {
