@@ -8,7 +8,7 @@
  * it takes without weights as inputs. Sessions of the first are made once for a group of layers, as in the tool.
  */
 import { parseArgs } from 'node:util'
-import { judgingBatches } from '../src/analyze/references.ts'
+import { judgingBatches } from '../src/calibration/judgingBatches.ts'
 import { declaredInputs } from '../src/calibration/openCalibration.ts'
 import { QUANTIZE_DEFAULTS } from '../src/config.ts'
 import { openConfiguredData } from '../src/data/configured.ts'

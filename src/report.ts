@@ -95,6 +95,11 @@ export interface LayerCalibration {
   readonly deadInputs: number
   /** Candidates that lost, with their held-out error. */
   readonly rejected: readonly { readonly name: string; readonly heldOutError: number }[]
+  /**
+   * Where a grid could take the place of tables: loss of the model's outputs on held-out samples with each in this layer, those
+   * before it quantized, those after it not. Errors of the layer's own outputs where there was no network to run.
+   */
+  readonly forms?: { readonly tables: number; readonly grid: number } | undefined
 }
 
 /** What the calibration of a model was done with, and what it came to. */

@@ -1,4 +1,5 @@
 /** @file Real losses of whole configurations: one session serves all of them, since weights and biases are its inputs. */
+import { judgingBatches } from '../calibration/judgingBatches.ts'
 import type { CalibrationData } from '../calibration/openCalibration.ts'
 import type { Trial, Walk } from '../calibration/walk.ts'
 import type { FeedTensor } from '../data/modelInput.ts'
@@ -12,7 +13,7 @@ import { openNetworkWalk } from '../quantize/networkWalk.ts'
 import type { LayerSource } from '../quantize/readWeight.ts'
 import type { CandidateStore } from './candidateStore.ts'
 import type { LayerOptions } from './measuredLayers.ts'
-import { judgingBatches, openReferences, type References } from './references.ts'
+import { openReferences, type References } from './references.ts'
 
 /** A configuration that was run. */
 interface Known {

@@ -2,6 +2,7 @@
 
 import { findBlocks } from '../calibration/blocks.ts'
 import { labelsFingerprint } from '../calibration/fingerprint.ts'
+import { judgingBatches } from '../calibration/judgingBatches.ts'
 import type { CalibrationData } from '../calibration/openCalibration.ts'
 import type { Mapping } from '../codebook/codebookForms.ts'
 import type { CalibrationConfig } from '../config.ts'
@@ -29,7 +30,6 @@ import type { CandidateStore } from './candidateStore.ts'
 import { writtenForm } from './codebookField.ts'
 import { Configurations } from './configurations.ts'
 import type { LayerOptions } from './measuredLayers.ts'
-import { judgingBatches } from './references.ts'
 import { type LayerAt, type Sweep, sweepLayers } from './sweep.ts'
 import { WholeRuns } from './wholeRuns.ts'
 

@@ -1,4 +1,5 @@
 /** @file What the float network makes of the judging samples: what candidates are compared with. */
+import { judgingBatches } from '../calibration/judgingBatches.ts'
 import type { Walk } from '../calibration/walk.ts'
 import type { Dataset } from '../data/dataset.ts'
 import type { FeedTensor } from '../data/modelInput.ts'
@@ -6,12 +7,6 @@ import { QtoolError } from '../errors.ts'
 import { LabelLoss } from '../eval/labelLoss.ts'
 import { OutputLoss } from '../eval/outputLoss.ts'
 import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
-
-/** Batches that losses are measured on: the held-out ones, or all where none are. */
-export function judgingBatches({ batches, fitBatches }: Walk): number[] {
-  const first = fitBatches < batches.length ? fitBatches : 0
-  return Array.from({ length: batches.length - first }, (_, i) => first + i)
-}
 
 export interface References {
   readonly loss: OutputLoss

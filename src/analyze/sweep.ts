@@ -4,6 +4,7 @@
  */
 
 import type { LayerGroup } from '../calibration/groups.ts'
+import { judgingBatches } from '../calibration/judgingBatches.ts'
 import type { CalibrationData } from '../calibration/openCalibration.ts'
 import type { StatisticsEntry, StatisticsSum } from '../calibration/statsFile.ts'
 import type { Trial, Walk } from '../calibration/walk.ts'
@@ -23,7 +24,7 @@ import { BYTES_PER_WEIGHT, GroupHessians, meanError, type SolverTools, solveMemb
 import type { CandidateStore, Solved } from './candidateStore.ts'
 import type { LayerOptions } from './measuredLayers.ts'
 import { proxyError } from './proxies.ts'
-import { judgingBatches, openReferences, type References, referenceErrors } from './references.ts'
+import { openReferences, type References, referenceErrors } from './references.ts'
 
 /** What is known of one candidate of one layer. */
 interface CandidateFigures {

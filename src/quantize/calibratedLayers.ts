@@ -18,6 +18,7 @@ import { Calibrator } from './calibrator.ts'
 import { HeldOutOutputs } from './heldOutOutputs.ts'
 import { groupedLayers, memoryNotes } from './layerGroups.ts'
 import { gatherAhead, openNetworkWalk } from './networkWalk.ts'
+import { OutputJudge } from './outputJudge.ts'
 import type { QuantizedLayerData } from './quantizeLayers.ts'
 import type { LayerSource } from './readWeight.ts'
 import type { SolvedLayers } from './solvedLayers.ts'
@@ -81,7 +82,8 @@ export async function calibrateLayers(
     const walk: Walk = open((name, batch, float, quantized) => {
       outputs.add(name, { float, quantized, ...walk.batches[batch]! })
     })
-    const calibrator = new Calibrator({ ...task, walk, grouped, ahead, statistics, solved, tools, run })
+    const outputJudge = plans.some(({ onGrid }) => onGrid) ? await OutputJudge.open(walk, run) : undefined
+    const calibrator = new Calibrator({ ...task, walk, grouped, ahead, statistics, solved, tools, run, outputJudge })
     for (const group of groups) await calibrator.solve(group)
     await walk.advance(graph.nodes.length)
     return calibrator.result({ ...data, notes: [...data.notes, ...memory.notes] }, outputs)

@@ -10,13 +10,14 @@ import type { WeightedLayer } from '../onnx/layers.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
 import { checkAborted, type RunOptions } from '../progress.ts'
 import type { CalibratedLayers, CalibrationTask } from './calibratedLayers.ts'
-import { type DecidedGroup, decideGroup, type GroupMeans } from './decideGroup.ts'
+import { type DecidedGroup, decideGroup, type FormJudge, type GroupMeans } from './decideGroup.ts'
 import type { HeldOutOutputs } from './heldOutOutputs.ts'
 import { fittedInPart, type GroupedLayers, isFeedable, otherMapping, withoutCalibration } from './layerGroups.ts'
 import { quantizedAsTensor } from './layerRows.ts'
 import { type Member, readMember } from './members.ts'
 import { candidateValues, openNetworkJudge } from './networkJudge.ts'
 import { entryOf } from './networkWalk.ts'
+import type { OutputJudge } from './outputJudge.ts'
 import type { Decision, SolvedLayers } from './solvedLayers.ts'
 import type { Judge } from './solveGroup.ts'
 import { BYTES_PER_WEIGHT, GroupHessians, type SolverTools } from './solveMember.ts'
@@ -31,6 +32,8 @@ interface CalibratorParts extends CalibrationTask {
   readonly solved: SolvedLayers
   readonly tools: SolverTools
   readonly run: RunOptions
+  /** Decides between tables and grids; undefined where no layer has the choice. */
+  readonly outputJudge: OutputJudge | undefined
 }
 
 /** Statistics, Hessians and factors of a group, per entry of a K × K matrix. */
@@ -135,11 +138,23 @@ export class Calibrator {
       const room: Float32Array[] = []
       const error: Judge = (weights, corrections) =>
         judge.error(candidateValues(walk, members, weights, corrections, room))
-      const decided = await decideGroup(members, new GroupHessians(statistics, this.#parts.tools), error, this.#means)
+      const hessians = new GroupHessians(statistics, this.#parts.tools)
+      const decided = await decideGroup(members, hessians, error, this.#means, this.#formJudge(members))
       return { ...decided, positions: statistics[0]!.weight }
     } finally {
       await judge.close()
     }
+  }
+
+  #formJudge(members: readonly Member[]): FormJudge | undefined {
+    const { outputJudge, walk } = this.#parts
+    return (
+      outputJudge &&
+      ((solutions) =>
+        outputJudge.losses(
+          solutions.map(({ weights, corrections }) => candidateValues(walk, members, weights, corrections)),
+        ))
+    )
   }
 
   /** Weights of tokens, where all members have the same: statistics are those of the tensor that they all read. */

@@ -44,17 +44,25 @@ async function onGrids(members: readonly Member[], { pool, signal }: SolverTools
   return others
 }
 
-/** The attempt of the smaller error on held-out samples; what the other came to is said among the rejected. */
-function better(tables: Attempt, grids: Attempt): Attempt {
-  const error = ({ outcome }: Attempt) => outcome.best.heldOutError
-  const wins = error(grids) < error(tables)
-  const [kept, other] = wins ? [grids, tables] : [tables, grids]
-  const rejected = { name: wins ? 'tables of levels' : 'a grid', heldOutError: error(other) }
-  return { ...kept, outcome: { ...kept.outcome, rejected: [...kept.outcome.rejected, rejected] } }
+/** Losses of solutions that differ in how codes are written, on held-out samples. */
+export type FormJudge = (solutions: readonly GroupSolution[]) => Promise<readonly number[]>
+
+/** Tables and grids where both were solved; `forms` is what the model loses with each. */
+interface Kept extends Attempt {
+  readonly forms: LayerCalibration['forms']
+}
+
+/** The attempt that loses less. */
+async function better(tables: Attempt, grids: Attempt, judge: FormJudge | undefined): Promise<Kept> {
+  const solutions = [tables, grids].map(({ outcome }) => outcome.best)
+  const [inTables, onGrid] = judge ? await judge(solutions) : solutions.map(({ heldOutError }) => heldOutError)
+  const forms = { tables: inTables!, grid: onGrid! }
+  return { ...(forms.grid < forms.tables ? grids : tables), forms }
 }
 
 /**
- * Decide a group. Where grids may take the place of tables, both are solved, and the better one on held-out samples is kept.
+ * Decide a group. Where grids may take the place of tables, both are solved, and what loses less on held-out samples is kept.
+ * @param formJudge decides between tables and grids; the error of `judge` does when undefined.
  * @throws QtoolError `numeric` with `strict` where no damping makes a Hessian positive definite.
  */
 export async function decideGroup(
@@ -62,12 +70,14 @@ export async function decideGroup(
   hessians: GroupHessians,
   judge: Judge,
   { config, tools, biasAt }: GroupMeans,
+  formJudge?: FormJudge | undefined,
 ): Promise<DecidedGroup> {
   const solve = (own: readonly Member[]) =>
     solveGroup(own, hessians, otherGrids(own), judge, { ...tools, damping: config.damping, mapping: config.mapping })
-  const first = { members, outcome: await solve(members) }
-  const second = await onGrids(members, tools)
-  const { members: kept, outcome } = second ? better(first, { members: second, outcome: await solve(second) }) : first
+  const first: Kept = { members, outcome: await solve(members), forms: undefined }
+  const others = await onGrids(members, tools)
+  const kept = others ? await better(first, { members: others, outcome: await solve(others) }, formJudge) : first
+  const { outcome, forms } = kept
   const { best, rounding, rejected, failed } = outcome
   const message = `layer ${quoted(members[0]!.plan.layer.name)}: no damping makes the Hessian of its inputs positive definite`
   if (failed && config.strict) {
@@ -83,10 +93,11 @@ export async function decideGroup(
     damping: best.candidate ? hessians.dampingOf({ ...best.candidate, order: best.candidate.orders[0]! }) : 0,
     deadInputs: hessians.deadInputs,
     rejected,
+    ...(forms ? { forms } : {}),
   })
   const figures = [best, rounding].map(({ heldOutError }) => heldOutError.toExponential(1))
   return {
-    decisions: kept.map((member, i) => ({
+    decisions: kept.members.map((member, i) => ({
       weight: best.weights[i]!,
       grid: member.grid,
       calibration: calibration(i),

@@ -3,6 +3,7 @@
  * where the next layers have had their effect too.
  */
 
+import { judgingBatches } from '../calibration/judgingBatches.ts'
 import { floatsOf, isFloatTensor } from '../calibration/tensors.ts'
 import type { Trial, Values, Walk } from '../calibration/walk.ts'
 import type { FeedTensor } from '../data/modelInput.ts'
@@ -15,7 +16,7 @@ import type { Member } from './members.ts'
 /** Inputs of the group under judgement are taken batch by batch until they are this many bytes. */
 const ENOUGH_BYTES = 8 * 2 ** 20
 /** Or until what they are compared at is: logits are large. */
-const ENOUGH_REFERENCES = 64 * 2 ** 20
+export const ENOUGH_REFERENCES = 64 * 2 ** 20
 
 export interface NetworkJudge {
   /**
@@ -43,7 +44,7 @@ export async function openNetworkJudge(
   const trial = await walk.openTrial(horizon)
   const references = new Map<number, Map<string, Float32Array>>()
   let bytes = 0
-  for (const batch of judgingBatches(walk, reads)) {
+  for (const batch of enoughBatches(walk, reads)) {
     await nextTurn()
     checkAborted(run.signal)
     const reference = floatTensors(await trial.run('float', batch))
@@ -72,16 +73,14 @@ export async function openNetworkJudge(
   }
 }
 
-function judgingBatches(walk: Walk, reads: readonly string[]): number[] {
-  const { batches, fitBatches } = walk
-  const first = fitBatches < batches.length ? fitBatches : 0
-  const chosen: number[] = []
+/** Held-out batches, until what the group reads there is enough. */
+function enoughBatches(walk: Walk, reads: readonly string[]): number[] {
   let bytes = 0
-  for (let batch = first; batch < batches.length && bytes < ENOUGH_BYTES; batch++) {
-    chosen.push(batch)
+  return judgingBatches(walk).filter((batch) => {
+    const isWanted = bytes < ENOUGH_BYTES
     for (const name of reads) if (walk.isActivation(name)) bytes += walk.activations.shapeOf('float', batch, name).bytes
-  }
-  return chosen
+    return isWanted
+  })
 }
 
 function floatTensors(tensors: Awaited<ReturnType<Trial['run']>>): Map<string, Float32Array> {
