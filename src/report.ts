@@ -97,9 +97,10 @@ export interface LayerCalibration {
   readonly rejected: readonly { readonly name: string; readonly heldOutError: number }[]
   /**
    * Where a grid could take the place of tables: loss of the model's outputs on held-out samples with each in this layer, those
-   * before it quantized, those after it not. Errors of the layer's own outputs where there was no network to run.
+   * before it quantized, those after it not; `isClear` where that decided, and not the error that other candidates are judged
+   * by. Errors of the layer's own outputs where there was no network to run.
    */
-  readonly forms?: { readonly tables: number; readonly grid: number } | undefined
+  readonly forms?: { readonly tables: number; readonly grid: number; readonly isClear: boolean } | undefined
 }
 
 /** What the calibration of a model was done with, and what it came to. */

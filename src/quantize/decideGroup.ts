@@ -3,6 +3,7 @@ import type { BiasSite } from '../calibration/biasSites.ts'
 import type { QuantizeConfig } from '../config.ts'
 import type { FeedTensor } from '../data/modelInput.ts'
 import { QtoolError } from '../errors.ts'
+import { summarize } from '../eval/outputLoss.ts'
 import { quoted } from '../onnx/names.ts'
 import type { LayerCalibration } from '../report.ts'
 import { biasValue } from './biasEdits.ts'
@@ -44,20 +45,30 @@ async function onGrids(members: readonly Member[], { pool, signal }: SolverTools
   return others
 }
 
-/** Losses of solutions that differ in how codes are written, on held-out samples. */
-export type FormJudge = (solutions: readonly GroupSolution[]) => Promise<readonly number[]>
+/** Losses of solutions that differ in how codes are written: of each held-out sample, in the same order. */
+export type FormJudge = (solutions: readonly GroupSolution[]) => Promise<readonly (readonly number[])[]>
 
 /** Tables and grids where both were solved; `forms` is what the model loses with each. */
 interface Kept extends Attempt {
   readonly forms: LayerCalibration['forms']
 }
 
-/** The attempt that loses less. */
+/** What the judge of the outputs says counts from this many standard errors on. */
+const CLEAR = 2
+
+/**
+ * The attempt that loses less: by the model's outputs where the difference is clear of the samples' spread, else by the error
+ * that candidates of the solver are judged by, which varies less.
+ */
 async function better(tables: Attempt, grids: Attempt, judge: FormJudge | undefined): Promise<Kept> {
   const solutions = [tables, grids].map(({ outcome }) => outcome.best)
-  const [inTables, onGrid] = judge ? await judge(solutions) : solutions.map(({ heldOutError }) => heldOutError)
-  const forms = { tables: inTables!, grid: onGrid! }
-  return { ...(forms.grid < forms.tables ? grids : tables), forms }
+  const errors = solutions.map(({ heldOutError }) => heldOutError)
+  const [inTables, onGrid] = judge ? await judge(solutions) : errors.map((error) => [error])
+  const { mean, standardError } = summarize(onGrid!.map((loss, sample) => loss - inTables![sample]!))
+  const isClear = Math.abs(mean) >= CLEAR * standardError
+  const isGrid = isClear ? mean < 0 : errors[1]! < errors[0]!
+  const forms = { tables: summarize(inTables!).mean, grid: summarize(onGrid!).mean, isClear }
+  return { ...(isGrid ? grids : tables), forms }
 }
 
 /**

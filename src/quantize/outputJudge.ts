@@ -5,7 +5,7 @@
  */
 import { judgingBatches } from '../calibration/judgingBatches.ts'
 import type { Values, Walk } from '../calibration/walk.ts'
-import { OutputLoss, summarize } from '../eval/outputLoss.ts'
+import { OutputLoss } from '../eval/outputLoss.ts'
 import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
 import { ENOUGH_REFERENCES } from './networkJudge.ts'
 
@@ -46,14 +46,14 @@ export class OutputJudge {
   }
 
   /**
-   * Losses of candidates at the walk's position: the quantized network up to there, the candidate, and the float layers
+   * Losses of candidates, of each sample, at the walk's position: the quantized network up to there, the candidate, and the float layers
    * after it; KL in nats where outputs are class scores, the relative squared error elsewhere.
    * @param candidates weights and biases by name.
    */
-  async losses(candidates: readonly Values[]): Promise<number[]> {
+  async losses(candidates: readonly Values[]): Promise<number[][]> {
     const trial = await this.#walk.openTrial(this.#walk.graph.nodes.length)
     try {
-      const means: number[] = []
+      const all: number[][] = []
       for (const values of candidates) {
         const losses: number[] = []
         for (const batch of this.#batches) {
@@ -61,9 +61,9 @@ export class OutputJudge {
           const outputs = await trial.run('quantized', batch, { values, place: 'candidate' })
           losses.push(...this.#loss.compare(batch, outputs))
         }
-        means.push(summarize(losses).mean)
+        all.push(losses)
       }
-      return means
+      return all
     } finally {
       await trial.close()
     }
