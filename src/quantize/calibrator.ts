@@ -10,7 +10,7 @@ import type { WeightedLayer } from '../onnx/layers.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
 import { checkAborted, type RunOptions } from '../progress.ts'
 import type { CalibratedLayers, CalibrationTask } from './calibratedLayers.ts'
-import { type DecidedGroup, decideGroup, type FormJudge, type GroupMeans } from './decideGroup.ts'
+import { type DecidedGroup, decideGroup, type GroupMeans } from './decideGroup.ts'
 import type { HeldOutOutputs } from './heldOutOutputs.ts'
 import { fittedInPart, type GroupedLayers, isFeedable, otherMapping, withoutCalibration } from './layerGroups.ts'
 import { quantizedAsTensor } from './layerRows.ts'
@@ -22,6 +22,7 @@ import type { Decision, SolvedLayers } from './solvedLayers.ts'
 import type { Judge } from './solveGroup.ts'
 import { BYTES_PER_WEIGHT, GroupHessians, type SolverTools } from './solveMember.ts'
 import { heldOutError } from './statisticsJudge.ts'
+import type { FormJudge } from './tablesOrGrid.ts'
 
 interface CalibratorParts extends CalibrationTask {
   readonly walk: Walk

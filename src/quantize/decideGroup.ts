@@ -3,14 +3,14 @@ import type { BiasSite } from '../calibration/biasSites.ts'
 import type { QuantizeConfig } from '../config.ts'
 import type { FeedTensor } from '../data/modelInput.ts'
 import { QtoolError } from '../errors.ts'
-import { summarize } from '../eval/outputLoss.ts'
 import { quoted } from '../onnx/names.ts'
 import type { LayerCalibration } from '../report.ts'
 import { biasValue } from './biasEdits.ts'
-import { type Member, otherGrids, withPlan } from './members.ts'
+import { type Member, otherGrids } from './members.ts'
 import type { Decision } from './solvedLayers.ts'
-import { type GroupOutcome, type GroupSolution, type Judge, solveGroup } from './solveGroup.ts'
+import { type GroupSolution, type Judge, solveGroup } from './solveGroup.ts'
 import type { Candidate, GroupHessians, SolverTools } from './solveMember.ts'
+import { type FormJudge, solveForms } from './tablesOrGrid.ts'
 
 export interface DecidedGroup {
   /** One per member. */
@@ -27,50 +27,6 @@ export interface GroupMeans {
   readonly biasAt: (site: BiasSite) => FeedTensor
 }
 
-/** Members as they are solved, and what came of it. */
-interface Attempt {
-  readonly members: readonly Member[]
-  readonly outcome: GroupOutcome
-}
-
-/** The members with grids for tables; undefined where one of them has no grid that may take their place. */
-async function onGrids(members: readonly Member[], { pool, signal }: SolverTools): Promise<Member[] | undefined> {
-  const inTables = members.filter(({ plan }) => plan.codebook)
-  if (inTables.length === 0 || inTables.some(({ plan }) => !plan.onGrid)) return undefined
-  const others: Member[] = []
-  for (const member of members) {
-    const grid = member.plan.onGrid
-    others.push(grid ? await withPlan({ pool }, member, grid, signal) : member)
-  }
-  return others
-}
-
-/** Losses of solutions that differ in how codes are written: of each held-out sample, in the same order. */
-export type FormJudge = (solutions: readonly GroupSolution[]) => Promise<readonly (readonly number[])[]>
-
-/** Tables and grids where both were solved; `forms` is what the model loses with each. */
-interface Kept extends Attempt {
-  readonly forms: LayerCalibration['forms']
-}
-
-/** What the judge of the outputs says counts from this many standard errors on. */
-const CLEAR = 2
-
-/**
- * The attempt that loses less: by the model's outputs where the difference is clear of the samples' spread, else by the error
- * that candidates of the solver are judged by, which varies less.
- */
-async function better(tables: Attempt, grids: Attempt, judge: FormJudge | undefined): Promise<Kept> {
-  const solutions = [tables, grids].map(({ outcome }) => outcome.best)
-  const errors = solutions.map(({ heldOutError }) => heldOutError)
-  const [inTables, onGrid] = judge ? await judge(solutions) : errors.map((error) => [error])
-  const { mean, standardError } = summarize(onGrid!.map((loss, sample) => loss - inTables![sample]!))
-  const isClear = Math.abs(mean) >= CLEAR * standardError
-  const isGrid = isClear ? mean < 0 : errors[1]! < errors[0]!
-  const forms = { tables: summarize(inTables!).mean, grid: summarize(onGrid!).mean, isClear }
-  return { ...(isGrid ? grids : tables), forms }
-}
-
 /**
  * Decide a group. Where grids may take the place of tables, both are solved, and what loses less on held-out samples is kept.
  * @param formJudge decides between tables and grids; the error of `judge` does when undefined.
@@ -85,10 +41,7 @@ export async function decideGroup(
 ): Promise<DecidedGroup> {
   const solve = (own: readonly Member[]) =>
     solveGroup(own, hessians, otherGrids(own), judge, { ...tools, damping: config.damping, mapping: config.mapping })
-  const first: Kept = { members, outcome: await solve(members), forms: undefined }
-  const others = await onGrids(members, tools)
-  const kept = others ? await better(first, { members: others, outcome: await solve(others) }, formJudge) : first
-  const { outcome, forms } = kept
+  const { members: kept, outcome, forms } = await solveForms(members, solve, tools, formJudge)
   const { best, rounding, rejected, failed } = outcome
   const message = `layer ${quoted(members[0]!.plan.layer.name)}: no damping makes the Hessian of its inputs positive definite`
   if (failed && config.strict) {
@@ -108,7 +61,7 @@ export async function decideGroup(
   })
   const figures = [best, rounding].map(({ heldOutError }) => heldOutError.toExponential(1))
   return {
-    decisions: kept.members.map((member, i) => ({
+    decisions: kept.map((member, i) => ({
       weight: best.weights[i]!,
       grid: member.grid,
       calibration: calibration(i),
