@@ -289,6 +289,8 @@ export interface Thresholds {
   readonly maxPerplexityRise?: number
   /** Bytes of all candidate files. */
   readonly maxSize?: number
+  /** Bytes of memory that loading the candidate and running one batch take at most. */
+  readonly maxMemory?: number
   /** Candidate latency over reference latency. */
   readonly maxLatencyRatio?: number
 }

@@ -204,6 +204,7 @@ const THRESHOLD_RULES: Rules<Thresholds> = {
   maxAccuracyDrop: between(0, 1, shareHint('0.01', '1%')),
   maxPerplexityRise: atLeast(0),
   maxSize: above(0),
+  maxMemory: above(0),
   maxLatencyRatio: above(0),
 }
 

@@ -299,6 +299,14 @@ export interface Threshold {
   readonly passed: boolean
 }
 
+/** Memory of a model in a process of its own, in bytes, on top of what the process has without it. */
+export interface ModelMemory {
+  /** Once it is loaded and has run one batch. */
+  readonly loaded: number
+  /** The most until then: what is unpacked while loading counts. */
+  readonly peak: number
+}
+
 export interface EvalReport {
   readonly schemaVersion: number
   readonly kind: 'eval'
@@ -317,6 +325,8 @@ export interface EvalReport {
   readonly loadMilliseconds: { readonly reference: number; readonly candidate: number }
   /** Median of interleaved runs on one batch. */
   readonly latencyMilliseconds: { readonly reference: number; readonly candidate: number; readonly runs: number }
+  /** Undefined where no process could be started to measure it. */
+  readonly memoryBytes: { readonly reference: ModelMemory; readonly candidate: ModelMemory } | undefined
   readonly execution: readonly NodeExecution[]
   /** Same comparison with MatMulNBits at accuracy level 0 and 4, when the two differ. */
   readonly accuracyLevels: readonly {

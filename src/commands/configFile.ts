@@ -102,7 +102,7 @@ function withNumbers(values: Values, nameOf: KeyNaming): Values {
   for (const [key, limit] of Object.entries(limits)) {
     if (typeof limit !== 'string') continue
     const name = nameOf(`thresholds.${key}`)
-    if (key === 'maxSize') limits[key] = parseBytes(limit, name)
+    if (key === 'maxSize' || key === 'maxMemory') limits[key] = parseBytes(limit, name)
     else if (SHARES.includes(key)) limits[key] = readShare(name)(limit, undefined)
   }
   return { ...values, thresholds: limits }

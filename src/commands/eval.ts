@@ -26,6 +26,7 @@ const LIMITS: readonly [flag: string, description: string][] = [
   ['--max-accuracy-drop <share>', 'most that accuracy may fall, such as 0.5% for half a point'],
   ['--max-perplexity-rise <share>', 'most that perplexity may rise, relative to the reference, such as 2%'],
   ['--max-size <size>', 'largest candidate, all files, such as 5MB'],
+  ['--max-memory <size>', 'most memory that loading the candidate and running a batch may take, such as 200MB'],
   ['--max-latency-ratio <n>', "largest latency relative to the reference's, such as 1.1 or 110%"],
 ]
 
@@ -72,7 +73,7 @@ function ownOptions(): Option[] {
 /** Kept as text: gatherConfig reads percentages and sizes, in flags as in files. */
 function limitOption(flag: string, description: string): Option {
   const name = flag.split(' ')[0]!
-  const isText = name === '--max-size'
+  const isText = /<size>/.test(flag)
   const isShare = /<share>/.test(flag) || name === '--min-cosine' || name === '--max-latency-ratio'
   if (isText) return new Option(flag, description)
   return valueOption(flag, description, isShare ? readShare(name) : readNumber(name))

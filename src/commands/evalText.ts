@@ -24,7 +24,6 @@ export function evalText(report: EvalReport): string {
 
 function sideBySide(report: EvalReport): string {
   const { reference, candidate, loadMilliseconds: load, latencyMilliseconds: latency, metrics } = report
-  const times = (a: number, b: number) => (a > 0 ? `${(b / a).toFixed(3)}x` : '-')
   const rows = [
     [
       'size',
@@ -39,6 +38,7 @@ function sideBySide(report: EvalReport): string {
       figureText(latency.candidate),
       times(latency.reference, latency.candidate),
     ],
+    ...memoryRows(report),
     ...metrics.map((metric) => [
       taskName(metric),
       taskValue(metric, metric.reference),
@@ -47,6 +47,17 @@ function sideBySide(report: EvalReport): string {
     ]),
   ]
   return textTable(['', 'reference', 'candidate', 'change'], rows)
+}
+
+function memoryRows({ memoryBytes }: EvalReport): string[][] {
+  if (!memoryBytes) return []
+  const { reference, candidate } = memoryBytes
+  const row = (label: string, a: number, b: number) => [label, bytesText(a), bytesText(b), times(a, b)]
+  return [row('memory', reference.loaded, candidate.loaded), row('memory, at most', reference.peak, candidate.peak)]
+}
+
+function times(a: number, b: number): string {
+  return a > 0 ? `${(b / a).toFixed(3)}x` : '-'
 }
 
 function taskName(metric: TaskMetric): string {
@@ -100,7 +111,7 @@ function thresholdsText(thresholds: readonly Threshold[]): string {
     ['threshold', 'limit', 'measured', '<'],
     thresholds.map(({ name, limit, measured, passed }) => [
       name,
-      ...[limit, measured].map(/size/i.test(name) ? bytesText : figureText),
+      ...[limit, measured].map(/size|memory/i.test(name) ? bytesText : figureText),
       passed ? 'met' : 'MISSED',
     ]),
   )

@@ -1,16 +1,18 @@
-/** @file The stages of an evaluation in order: load, compare, time, look at the execution, vary the accuracy level, judge. */
+/** @file The stages of an evaluation in order: load, compare, time, look at the execution, vary the accuracy level, weigh, judge. */
 import type { EvalConfig } from '../config.ts'
 import type { Dataset } from '../data/dataset.ts'
 import type { FeedTensor, ModelInput } from '../data/modelInput.ts'
+import { QtoolError } from '../errors.ts'
 import { fileSizes } from '../onnx/fileSizes.ts'
 import { loadModel } from '../onnx/load.ts'
 import { checkAborted, type RunOptions } from '../progress.ts'
-import type { EvalReport } from '../report.ts'
+import type { EvalReport, ModelMemory } from '../report.ts'
 import type { Session } from '../runtime/session.ts'
 import { compareAccuracyLevels } from './accuracyLevels.ts'
 import { compareModels } from './compare.ts'
 import { describeExecution } from './execution.ts'
 import { measureLatency, openBoth, type Pair } from './latency.ts'
+import { measureMemory } from './memory.ts'
 import { candidateFeeds, pairModels } from './pairing.ts'
 import { countFusedProducts, slowProductWarnings } from './products.ts'
 import { profileRun } from './profile.ts'
@@ -59,9 +61,12 @@ export async function evaluate(
       },
       run,
     )
+    await sessions.reference.dispose()
+    const memory = await measureBoth(paths, feeds, threads, run)
     const { outputs, metrics } = comparison
     const candidate = fileSizes(candidateModel)
-    const measured = { outputs, metrics, candidateBytes: candidate.totalBytes, latencyMilliseconds }
+    const { bytes: memoryBytes } = memory
+    const measured = { outputs, metrics, candidateBytes: candidate.totalBytes, latencyMilliseconds, memoryBytes }
     const thresholds = checkThresholds(config.thresholds, measured)
     return {
       reference: fileSizes(referenceModel),
@@ -76,6 +81,7 @@ export async function evaluate(
       metrics,
       loadMilliseconds,
       latencyMilliseconds,
+      memoryBytes,
       execution: describeExecution(candidateModel.proto, executed),
       accuracyLevels: levels.levels,
       thresholds,
@@ -85,11 +91,29 @@ export async function evaluate(
         ...comparison.warnings,
         ...slowProductWarnings(candidateModel.proto),
         ...levels.warnings,
+        ...memory.warnings,
       ],
     }
   } finally {
     await sessions.reference.dispose()
     await sessions.candidate.dispose()
+  }
+}
+
+/** Memory of both models. Where it cannot be measured, a warning says why, and the rest of the evaluation holds. */
+async function measureBoth(
+  paths: Pair<string>,
+  feeds: Pair<ReadonlyMap<string, FeedTensor>>,
+  threads: number,
+  run: RunOptions,
+): Promise<{ readonly bytes: Pair<ModelMemory> | undefined; readonly warnings: readonly string[] }> {
+  const measure = (which: keyof Pair<string>) =>
+    measureMemory({ path: paths[which], feeds: feeds[which], threads }, run)
+  try {
+    return { bytes: { reference: await measure('reference'), candidate: await measure('candidate') }, warnings: [] }
+  } catch (error) {
+    if (!(error instanceof QtoolError && error.code === 'model')) throw error
+    return { bytes: undefined, warnings: [error.message] }
   }
 }
 

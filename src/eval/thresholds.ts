@@ -1,7 +1,7 @@
 /** @file Limits that the user set, against what was measured. */
 import type { Thresholds } from '../config.ts'
 import { QtoolError } from '../errors.ts'
-import type { OutputComparison, TaskMetric, Threshold } from '../report.ts'
+import type { ModelMemory, OutputComparison, TaskMetric, Threshold } from '../report.ts'
 
 /** What thresholds are compared with. */
 export interface Measured {
@@ -10,6 +10,7 @@ export interface Measured {
   /** Bytes of all candidate files. */
   readonly candidateBytes: number
   readonly latencyMilliseconds: { readonly reference: number; readonly candidate: number }
+  readonly memoryBytes: { readonly candidate: ModelMemory } | undefined
 }
 
 interface Rule {
@@ -106,6 +107,11 @@ const RULES: { readonly [K in keyof Thresholds]-?: Rule } = {
     },
   },
   maxSize: { sense: 1, measure: ({ candidateBytes }) => candidateBytes },
+  maxMemory: {
+    sense: 1,
+    measure: ({ memoryBytes }) => memoryBytes?.candidate.peak,
+    missing: { why: 'memory could not be measured', hint: 'the warnings say why; or leave this threshold out' },
+  },
   maxLatencyRatio: {
     sense: 1,
     measure: ({ latencyMilliseconds: { reference, candidate } }) => candidate / reference,

@@ -190,6 +190,10 @@ export const EVAL_REPORT: EvalReport = {
   ],
   loadMilliseconds: { reference: 40, candidate: 25 },
   latencyMilliseconds: { reference: 8.5, candidate: 3.2, runs: 20 },
+  memoryBytes: {
+    reference: { loaded: 30_000_000, peak: 40_000_000 },
+    candidate: { loaded: 9_000_000, peak: 60_000_000 },
+  },
   execution: [
     { node: 'a', operator: 'MatMulNBits', status: 'low-bit kernel' },
     { node: 'b', operator: 'DequantizeLinear', status: 'dequantized every run' },

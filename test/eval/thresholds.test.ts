@@ -36,6 +36,7 @@ const measured: Measured = {
   metrics: [metric('accuracy', -0.02), metric('perplexity', 0.1)],
   candidateBytes: 1000,
   latencyMilliseconds: { reference: 2, candidate: 3 },
+  memoryBytes: { candidate: { loaded: 4000, peak: 5000 } },
 }
 
 /** Figure → the worst value among the outputs, and a little on either side of it. */
@@ -48,6 +49,7 @@ const worst: [keyof Thresholds, number, 'max' | 'min'][] = [
   ['maxAccuracyDrop', 0.02, 'max'],
   ['maxPerplexityRise', 0.1, 'max'],
   ['maxSize', 1000, 'max'],
+  ['maxMemory', 5000, 'max'],
   ['maxLatencyRatio', 1.5, 'max'],
 ]
 
