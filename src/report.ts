@@ -96,9 +96,9 @@ export interface LayerCalibration {
   /** Candidates that lost, with their held-out error. */
   readonly rejected: readonly { readonly name: string; readonly heldOutError: number }[]
   /**
-   * Where a grid could take the place of tables: loss of the model's outputs on held-out samples with each in this layer, those
-   * before it quantized, those after it not; `isClear` where that decided, and not the error that other candidates are judged
-   * by. Errors of the layer's own outputs where there was no network to run.
+   * Where a grid could take the place of tables: loss of the model's outputs on calibration samples with each in this layer alone;
+   * `isClear` where that decided, and not the held-out error that other candidates are judged by. Held-out errors of the
+   * layer's own outputs where there was no network to run.
    */
   readonly forms?: { readonly tables: number; readonly grid: number; readonly isClear: boolean } | undefined
 }

@@ -16,7 +16,7 @@ import type { Member } from './members.ts'
 /** Inputs of the group under judgement are taken batch by batch until they are this many bytes. */
 const ENOUGH_BYTES = 8 * 2 ** 20
 /** Or until what they are compared at is: logits are large. */
-export const ENOUGH_REFERENCES = 64 * 2 ** 20
+const ENOUGH_REFERENCES = 64 * 2 ** 20
 
 export interface NetworkJudge {
   /**

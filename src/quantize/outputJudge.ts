@@ -1,13 +1,15 @@
 /**
- * @file Judges what is to be kept of a layer by the model's outputs on held-out samples. That costs a run of the rest of the
- * network, where `networkJudge.ts` stops two cuts later; but what errors do to class scores is not what they are: a few
- * large weights off are worse than many small ones.
+ * @file Judges what is to be kept of a layer by the model's outputs, all other layers as they were. That costs a run of the rest
+ * of the network, where `networkJudge.ts` stops two cuts later; but what errors do to class scores is not what they are: a few
+ * large weights off are worse than many small ones. Outputs differ much from sample to sample, so all calibration samples
+ * count, the fitted ones too: candidates that differ in form alone have been fitted to the same ones.
  */
-import { judgingBatches } from '../calibration/judgingBatches.ts'
 import type { Values, Walk } from '../calibration/walk.ts'
 import { OutputLoss } from '../eval/outputLoss.ts'
 import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
-import { ENOUGH_REFERENCES } from './networkJudge.ts'
+
+/** Outputs are compared until they are this many bytes. */
+const ENOUGH_OUTPUTS = 256 * 2 ** 20
 
 export class OutputJudge {
   readonly #walk: Walk
@@ -21,7 +23,7 @@ export class OutputJudge {
   }
 
   /**
-   * Run the float network on held-out samples, until outputs are many.
+   * Run the float network on the samples, until outputs are many.
    * @param walk at its start.
    * @throws QtoolError `data` where outputs hold NaN.
    */
@@ -30,8 +32,8 @@ export class OutputJudge {
     const trial = await walk.openTrial(walk.graph.nodes.length)
     let bytes = 0
     try {
-      for (const batch of judgingBatches(walk)) {
-        if (bytes > ENOUGH_REFERENCES) break
+      for (const batch of walk.batches.keys()) {
+        if (bytes > ENOUGH_OUTPUTS) break
         await judge.#pause()
         for (const [name, tensor] of await trial.run('float', batch)) {
           judge.#loss.addReference(batch, name, tensor, walk.batches[batch]!)
@@ -46,9 +48,8 @@ export class OutputJudge {
   }
 
   /**
-   * Losses of candidates, of each sample, at the walk's position: the quantized network up to there, the candidate, and the float layers
-   * after it; KL in nats where outputs are class scores, the relative squared error elsewhere.
-   * @param candidates weights and biases by name.
+   * Losses of candidates in the float network, of each sample: KL in nats where outputs are class scores, the relative squared error elsewhere.
+   * @param candidates weights and biases by name, of layers that the walk has not passed.
    */
   async losses(candidates: readonly Values[]): Promise<number[][]> {
     const trial = await this.#walk.openTrial(this.#walk.graph.nodes.length)
@@ -58,7 +59,7 @@ export class OutputJudge {
         const losses: number[] = []
         for (const batch of this.#batches) {
           await this.#pause()
-          const outputs = await trial.run('quantized', batch, { values, place: 'candidate' })
+          const outputs = await trial.run('float', batch, { values, place: 'candidate' })
           losses.push(...this.#loss.compare(batch, outputs))
         }
         all.push(losses)

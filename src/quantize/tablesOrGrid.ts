@@ -5,7 +5,7 @@ import { type Member, withPlan } from './members.ts'
 import type { GroupOutcome, GroupSolution } from './solveGroup.ts'
 import type { SolverTools } from './solveMember.ts'
 
-/** Losses of solutions that differ in how codes are written: of each held-out sample, in the same order. */
+/** Losses of solutions that differ in how codes are written: of each sample, in the same order. */
 export type FormJudge = (solutions: readonly GroupSolution[]) => Promise<readonly (readonly number[])[]>
 
 /** Members as they were solved, and what came of it. */
