@@ -2,19 +2,14 @@
 import type { CodebookName } from './codebook/codebookForms.ts'
 import type { Coding } from './quant/codebookWeight.ts'
 import type { Bits, GridScheme, ScaleType } from './quant/quantizedWeight.ts'
+import type { FileSizes } from './reportEval.ts'
 import type { AllocationReport, AnalysisReport } from './reportMixed.ts'
 
+export type * from './reportEval.ts'
 export type * from './reportMixed.ts'
 
 /** Raised whenever a field changes its meaning or goes away; new fields do not raise it. */
 export const SCHEMA_VERSION = 1
-
-/** Sizes of a model on disk, in bytes, all files. */
-export interface FileSizes {
-  readonly path: string
-  readonly totalBytes: number
-  readonly files: readonly { readonly path: string; readonly bytes: number }[]
-}
 
 /** A weighted layer: one stored weight tensor and the node (or nodes) that read it. */
 export interface LayerInfo {
@@ -239,102 +234,5 @@ export interface QuantizeReport {
   readonly rsq: RsqReport | undefined
   readonly verified: readonly VerifiedLayer[] | undefined
   readonly seconds: number
-  readonly warnings: readonly string[]
-}
-
-/** Mean over samples with its standard error, and percentiles. */
-export interface Distribution {
-  readonly mean: number
-  readonly standardError: number
-  readonly median: number
-  readonly p95: number
-  readonly p99: number
-  readonly max: number
-}
-
-export interface OutputComparison {
-  readonly output: string
-  readonly shape: readonly number[]
-  /** Numbers compared. */
-  readonly values: number
-  /** KL(reference ‖ candidate) in nats per position; undefined when the output is not class or token logits. */
-  readonly kl: Distribution | undefined
-  /** Share of positions where both models have the same largest class; for integer outputs the share of equal values. */
-  readonly top1Agreement: number | undefined
-  /** Signal to quantization noise, 10·log10(Σ r² / Σ (r − c)²), dB. Infinity (null in JSON) when identical. */
-  readonly sqnr: number
-  readonly cosine: number
-  readonly maxAbsoluteDifference: number
-}
-
-/** A figure of merit that needs labels or targets. */
-export interface TaskMetric {
-  readonly name: 'perplexity' | 'accuracy'
-  readonly output: string
-  readonly reference: number
-  readonly candidate: number
-  /** candidate − reference for accuracy; candidate / reference − 1 for perplexity. */
-  readonly change: number
-  /** Standard error of `change`, from paired samples. */
-  readonly standardError: number
-  readonly count: number
-}
-
-/** What the runtime made of one quantized node of the candidate. */
-export interface NodeExecution {
-  readonly node: string
-  readonly operator: string
-  readonly status:
-    | 'low-bit kernel'
-    | 'folded at load'
-    | 'dequantized every run'
-    | 'rows decoded at run time'
-    | 'not executed'
-}
-
-export interface Threshold {
-  readonly name: string
-  readonly limit: number
-  readonly measured: number
-  readonly passed: boolean
-}
-
-/** Memory of a model in a process of its own, in bytes, on top of what the process has without it. */
-export interface ModelMemory {
-  /** Once it is loaded and has run one batch. */
-  readonly loaded: number
-  /** The most until then: what is unpacked while loading counts. */
-  readonly peak: number
-}
-
-export interface EvalReport {
-  readonly schemaVersion: number
-  readonly kind: 'eval'
-  readonly qtoolVersion: string
-  readonly reference: FileSizes
-  readonly candidate: FileSizes
-  /** Where the inputs came from; `random` says how many were made. */
-  readonly data: {
-    readonly source: string
-    readonly samples: number
-    readonly random: boolean
-    readonly filledInputs: readonly string[]
-  }
-  readonly outputs: readonly OutputComparison[]
-  readonly metrics: readonly TaskMetric[]
-  readonly loadMilliseconds: { readonly reference: number; readonly candidate: number }
-  /** Median of interleaved runs on one batch. */
-  readonly latencyMilliseconds: { readonly reference: number; readonly candidate: number; readonly runs: number }
-  /** Undefined where no process could be started to measure it. */
-  readonly memoryBytes: { readonly reference: ModelMemory; readonly candidate: ModelMemory } | undefined
-  readonly execution: readonly NodeExecution[]
-  /** Same comparison with MatMulNBits at accuracy level 0 and 4, when the two differ. */
-  readonly accuracyLevels: readonly {
-    readonly level: 0 | 4
-    readonly outputs: readonly OutputComparison[]
-    readonly metrics: readonly TaskMetric[]
-  }[]
-  readonly thresholds: readonly Threshold[]
-  readonly passed: boolean
   readonly warnings: readonly string[]
 }
