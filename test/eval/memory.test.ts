@@ -40,6 +40,13 @@ describe('memory of a model', () => {
     expect(folded.peak - large.peak).toBeGreaterThan(24 * MEGABYTE)
   })
 
+  it('is not that of the process which asks', async () => {
+    const ballast = new Uint8Array(512 * MEGABYTE).fill(1)
+    const { peak } = await measure(product(8))
+    expect(peak).toBeLessThan(256 * MEGABYTE)
+    expect(ballast.at(-1)).toBe(1)
+  })
+
   it('says which model it is that cannot be measured, and why', async () => {
     const file = path.join(directory, 'none.onnx')
     const failed = {
