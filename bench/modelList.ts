@@ -49,12 +49,12 @@ const language = (name: string, path: string, data: string, samples: number, fp3
 })
 
 /** Models of npm packages have no labelled data here: made-up inputs, so agreement with fp32 is all that is measured. */
-const packaged = (name: string, path: string, data: string, options: readonly string[] = []): BenchModel => ({
+const packaged = (name: string, path: string, data: string, samples = 0): BenchModel => ({
   name,
   path: installed(path),
   data,
-  samples: 0,
-  options: ['--batch-size', '1', ...options],
+  samples,
+  options: ['--batch-size', '1'],
   task: undefined,
 })
 
@@ -78,7 +78,7 @@ const MODELS: readonly BenchModel[] = [
   images('resnet56', 'cifar10/resnet56.onnx', 'cifar10', 500, 25, 0.9296),
   images('tiny-darknet', 'tiny-darknet/model.onnx', 'tiny-darknet', 100, 5, 0.65),
   images('kws', 'kws/kws_dscnn.onnx', 'kws', 0, 25, 0.91),
-  packaged('PP-OCRv4 rec', `${OCR}/ch_PP-OCRv4_rec_infer.onnx`, 'ocr-rec'),
+  packaged('PP-OCRv4 rec', `${OCR}/ch_PP-OCRv4_rec_infer.onnx`, 'ocr-rec', 16),
   packaged('PP-OCRv4 det', `${OCR}/ch_PP-OCRv4_det_infer.onnx`, 'ocr-det'),
   packaged('PP-OCRv2 cls', `${OCR}/ch_ppocr_mobile_v2.0_cls_infer.onnx`, 'ocr-cls'),
   packaged('Silero VAD v5', `${VAD}/silero_vad_v5.onnx`, 'vad'),
