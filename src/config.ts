@@ -152,6 +152,8 @@ export interface QuantizeConfig extends CalibrationConfig, AllocationConfig, Rsq
   readonly format: Format
   /** accuracy_level of MatMulNBits: 0 = float activations, 4 = int8 activations (much faster). */
   readonly accuracyLevel: 0 | 4
+  /** `auto`: a byte for a scale where that loses less precision than the bytes are worth; `float`: float16, float32 where it must be. */
+  readonly scales: 'auto' | 'float'
   /** Where large tensors go: beside the model when the output is large, always, or never. */
   readonly externalData: 'auto' | 'always' | 'never'
   /** Write what onnxruntime would unpack at load unpacked; not with a budget in bytes or stored bits. */
@@ -176,6 +178,7 @@ export const QUANTIZE_DEFAULTS: QuantizeConfig = {
   layers: [],
   format: 'auto',
   accuracyLevel: 4,
+  scales: 'auto',
   externalData: 'auto',
   expand: false,
   verify: true,

@@ -140,6 +140,7 @@ const QUANTIZE_RULES: Rules<QuantizeConfig> = {
   layers: LAYERS,
   format: oneOf('auto', 'contrib', 'standard'),
   accuracyLevel: oneOf(0, 4),
+  scales: oneOf('auto', 'float'),
   externalData: oneOf('auto', 'always', 'never'),
   expand: flag,
   verify: flag,

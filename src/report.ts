@@ -1,7 +1,7 @@
 /** @file The result objects of the three operations. They become the `--json` documents, so changes bump `schemaVersion`. */
 import type { CodebookName } from './codebook/codebookForms.ts'
 import type { Coding } from './quant/codebookWeight.ts'
-import type { Bits, GridScheme, ScaleType } from './quant/quantizedWeight.ts'
+import type { Bits, GridScheme, StoredScaleType } from './quant/quantizedWeight.ts'
 import type { FileSizes } from './reportEval.ts'
 import type { AllocationReport, AnalysisReport } from './reportMixed.ts'
 
@@ -173,7 +173,8 @@ interface LayerFigures extends LayerInfo {
   readonly bits: Bits
   /** Input columns that share a scale. */
   readonly groupSize: number
-  readonly scaleType: ScaleType
+  /** uint8 and int8: multiples of one step for the layer. */
+  readonly scaleType: StoredScaleType
   /** One per use of the weight, without repeats. */
   readonly representations: readonly RepresentationName[]
   /** Codes, scales, zero points, tables and padding, but not a table that all layers share; as written, so unpacked with `expand`. */

@@ -18,7 +18,7 @@ import { analysisFingerprint, measure } from './measure.ts'
 import { layerOptions } from './measuredLayers.ts'
 
 /** How candidates are written when they are quantized; sizes depend on it. */
-const TARGET = { format: 'auto', accuracyLevel: 4 } as const
+const TARGET = { format: 'auto', accuracyLevel: 4, scales: 'auto' } as const
 
 /** Who scores samples, where they are selected by scores. */
 export type Score = (pool: Dataset, batchSize: number) => Promise<Float64Array>

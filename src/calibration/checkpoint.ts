@@ -234,12 +234,12 @@ class OpenCheckpoint implements Checkpoint {
 
 /** What is said of a weight beside its arrays. */
 type Facts =
-  | Pick<GridWeight, 'rows' | 'cols' | 'bits' | 'groupSize' | 'scaleType'>
-  | Pick<CodebookWeight, 'rows' | 'cols' | 'bits' | 'groupSize' | 'scaleType' | 'coding'>
+  | Pick<GridWeight, 'rows' | 'cols' | 'bits' | 'groupSize' | 'scaleType' | 'scaleStep'>
+  | Pick<CodebookWeight, 'rows' | 'cols' | 'bits' | 'groupSize' | 'scaleType' | 'scaleStep' | 'coding'>
 
 function headOf({ layer, info, weight, bias }: SolvedRecord): LayerHead {
-  const { rows, cols, groupSize, scaleType } = weight
-  const common = { rows, cols, groupSize, scaleType }
+  const { rows, cols, groupSize, scaleType, scaleStep } = weight
+  const common = { rows, cols, groupSize, scaleType, ...(scaleStep === undefined ? {} : { scaleStep }) }
   const isTables = isCodebook(weight)
   return {
     layer,

@@ -66,7 +66,7 @@ export function addQuantizeCommand(program: Command, invocation: Invocation): vo
 const byDefault = (value: string | number) => `(default: ${value})`
 
 function ownOptions(): Option[] {
-  const { format, accuracyLevel, externalData } = QUANTIZE_DEFAULTS
+  const { format, accuracyLevel, scales, externalData } = QUANTIZE_DEFAULTS
   const { bits, groupSize, symmetric, asymmetric, layer } = layerOptions(
     `one width for all layers: 8, 6, 5, 4, 3 or 2 (${DEFAULT_BITS} without a budget)`,
     `${DEFAULT_GROUP_SIZE}, channel for codebooks; chosen under a byte or bpw budget`,
@@ -89,6 +89,10 @@ function ownOptions(): Option[] {
       '--accuracy-level <n>',
       `MatMulNBits with 0: float activations, 4: int8 activations, faster ${byDefault(accuracyLevel)}`,
       readNumber('--accuracy-level'),
+    ),
+    new Option(
+      '--scales <how>',
+      `auto: a byte each where that costs less precision than bytes; float: float16, or float32 ${byDefault(scales)}`,
     ),
     new Option(
       '--external-data <when>',

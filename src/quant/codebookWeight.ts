@@ -5,7 +5,7 @@
  * table has at an index. Levels of 8 bits are what the 8-bit kernel of onnxruntime computes with, so nothing is rounded
  * again when the tables are looked up at load.
  */
-import type { ScaleType } from './quantizedWeight.ts'
+import type { StoredScaleType } from './quantizedWeight.ts'
 
 /** Widths of an index, per weight. */
 export type IndexBits = 2 | 3 | 4
@@ -68,7 +68,9 @@ export interface CodebookWeight {
   readonly groupSize: number
   /** Exactly representable in `scaleType`; [N, groups]; above 0. */
   readonly scales: Float32Array
-  readonly scaleType: ScaleType
+  readonly scaleType: StoredScaleType
+  /** As on grids. */
+  readonly scaleStep?: number | undefined
 }
 
 /** The table of each row, from how many rows each has. */

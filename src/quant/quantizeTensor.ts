@@ -25,7 +25,7 @@ export interface TensorOptions {
 
 export interface QuantizedTensor {
   /** [outer · inner, reduction]; its arrays lie in shared memory. */
-  readonly weight: GridWeight
+  readonly weight: GridWeight & { readonly scaleType: ScaleType }
   readonly scheme: GridScheme
   readonly method: GridMethod
   /** Σ (ŵ − w)² and Σ w² over the whole tensor, w in float32 after the multiplier. */

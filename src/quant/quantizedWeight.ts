@@ -12,8 +12,11 @@ export const BITS: readonly Bits[] = [8, 6, 5, 4, 3, 2]
 /** How scale and zero point follow from the weights of a group; see `grid.ts`. */
 export type GridScheme = 'symmetric' | 'symmetric-full' | 'asymmetric'
 
-/** Bits on disk of one scale. float32 is used only where float16 would overflow or lose precision. */
+/** What scales are rounded to. float32 is used only where float16 would overflow or lose precision. */
 export type ScaleType = 'float16' | 'float32'
+
+/** How scales are stored: as they are, or as multiples of one step in a byte each; see `byteScales.ts`. */
+export type StoredScaleType = ScaleType | 'uint8' | 'int8'
 
 /** A weight as the file stores it. */
 export type QuantizedWeight = GridWeight | CodebookWeight
@@ -32,7 +35,9 @@ export interface GridWeight {
   readonly scales: Float32Array
   /** 0 … 2^bits − 1, [rows, groups]. Undefined for symmetric grids, whose zero point is 2^(bits−1) everywhere. */
   readonly zeroPoints: Uint8Array | undefined
-  readonly scaleType: ScaleType
+  readonly scaleType: StoredScaleType
+  /** Scales in bytes are float32(1 … 255, or ±1 … ±127, times this); undefined for others. */
+  readonly scaleStep?: number | undefined
 }
 
 export function isCodebook(weight: QuantizedWeight): weight is CodebookWeight {
@@ -77,19 +82,21 @@ export function dequantize(weight: QuantizedWeight): Float32Array {
   return real
 }
 
-/** ‖W − Ŵ‖² and ‖W‖². @param rows W [rows, cols]. */
+/** ‖W − Ŵ‖² and ‖W‖² of some rows. @param rows W from row `first` on, [end − first, cols]. */
 export function squaredErrors(
   rows: Float32Array,
   weight: QuantizedWeight,
+  first = 0,
+  end = weight.rows,
 ): { readonly squaredError: number; readonly squaredNorm: number } {
   const { cols } = weight
   const real = new Float32Array(cols)
   let squaredError = 0
   let squaredNorm = 0
-  for (let row = 0; row < weight.rows; row++) {
+  for (let row = first; row < end; row++) {
     dequantizeRow(weight, row, real)
     for (let k = 0; k < cols; k++) {
-      const value = rows[row * cols + k]!
+      const value = rows[(row - first) * cols + k]!
       squaredError += (real[k]! - value) ** 2
       squaredNorm += value ** 2
     }

@@ -6,7 +6,7 @@ import { INLINE_LIMIT, type OnnxModel, type Payload } from '../onnx/model.ts'
 import { raiseOpset } from '../onnx/opset.ts'
 import { applyLayersInPlace, type WrittenUse } from '../onnx/represent/apply.ts'
 import type { LayerPlan, Target } from '../onnx/represent/plan.ts'
-import { type StoredTensor, storedTensors } from '../onnx/represent/stored.ts'
+import { plannedScales, type StoredTensor, storedTensors } from '../onnx/represent/stored.ts'
 import { type BiasEdit, setBiasInPlace } from './biasEdits.ts'
 import { type GridChoice, writeMetadataInPlace } from './metadata.ts'
 
@@ -55,9 +55,9 @@ export function buildOutput(
   return { model, written }
 }
 
-/** A layer as a plan alone can describe it: the longest that it may become, with contents unknown. */
+/** A layer as a plan alone can describe it, with contents unknown. Scales may turn out longer. */
 export function plannedLayer(plan: LayerPlan, symmetric: boolean): StoredLayer {
-  const tensors = storedTensors(plan, symmetric, 'float16')
+  const tensors = storedTensors(plan, symmetric, plannedScales(plan))
   return {
     plan,
     choice: plan.codebook ? undefined : { scheme: 'symmetric-full', method: 'minmax' },

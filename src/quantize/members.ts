@@ -9,6 +9,7 @@ import { quantizeTensor } from '../quant/quantizeTensor.ts'
 import { rowsOf, type StoredWeight } from '../quant/storedWeight.ts'
 import { Workspace } from '../quant/workspace.ts'
 import { readRows } from './layerRows.ts'
+import { scalesAsPlanned } from './layerScales.ts'
 import { type LayerSource, readStored, weightErrors } from './readWeight.ts'
 
 /** A layer of a group under solution. */
@@ -38,7 +39,7 @@ export async function readMember(
   const { grid, weight } = await weightErrors(source.model.path, layer, () => round(stored, plan, source, signal))
   const rows = new Float32Array(new SharedArrayBuffer(rowsOf(stored) * layer.view.reduction * 4))
   readRows(stored, rows)
-  return { plan, rows, site, grid, rounded: weight }
+  return { plan, rows, site, grid, rounded: scalesAsPlanned(plan, rows, weight) }
 }
 
 /** The best that the weights alone allow. */
@@ -67,7 +68,7 @@ export async function withPlan(
   const shape = [rows.length / reduction, reduction, 1] as const
   const stored: StoredWeight = { bytes: rows.buffer as SharedArrayBuffer, elementType: 'float32', shape }
   const { grid, weight } = await round(stored, plan, source, signal)
-  return { plan, rows, site, grid, rounded: weight }
+  return { plan, rows, site, grid, rounded: scalesAsPlanned(plan, rows, weight) }
 }
 
 /**

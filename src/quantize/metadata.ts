@@ -18,7 +18,8 @@ export interface GridChoice {
  */
 function shapingOptions(config: QuantizeConfig): Partial<QuantizeConfig> {
   const { bits, groupSize, method, symmetric, layers, format, accuracyLevel, seed } = config
-  const form = config.expand ? { expand: true } : {}
+  const { scales } = config
+  const form = { ...(scales === 'auto' ? {} : { scales }), ...(config.expand ? { expand: true } : {}) }
   const own = {
     bits,
     groupSize,

@@ -6,7 +6,7 @@ import { isCalibrated, type QuantizeConfig } from '../config.ts'
 import type { Layers } from '../onnx/layers.ts'
 import type { OnnxModel } from '../onnx/model.ts'
 import type { LayerPlan } from '../onnx/represent/plan.ts'
-import { storedBytes } from '../onnx/represent/stored.ts'
+import { plannedTensorBytes } from '../onnx/represent/stored.ts'
 import type { IndexBits } from '../quant/codebookWeight.ts'
 import { VERSION } from '../version.ts'
 import { plannedBiases } from './biasEdits.ts'
@@ -36,7 +36,7 @@ const SYMMETRIC_PENALTY = 1.19
 
 /** Zero points may or may not come on top where both grids are allowed; the larger is what a budget must hold. */
 export function plannedBytes(plan: LayerPlan): number {
-  return storedBytes(plan, plan.symmetric === 'yes', 'float16')
+  return plannedTensorBytes(plan, plan.symmetric === 'yes')
 }
 
 /** @param config as the metadata will state it. */

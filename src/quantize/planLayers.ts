@@ -13,7 +13,7 @@ import {
   type Target,
   UNPACK_OPSET,
 } from '../onnx/represent/plan.ts'
-import { storedBytes } from '../onnx/represent/stored.ts'
+import { plannedTensorBytes } from '../onnx/represent/stored.ts'
 import { tensorByteLength } from '../onnx/tensorData.ts'
 
 interface SkippedLayer {
@@ -48,7 +48,12 @@ function nodeBytes({ storage, bits, uses, codebook }: LayerPlan): number {
 export function layerPlanner(
   model: OnnxModel,
   found: Layers,
-  { format, accuracyLevel, groupSize }: Pick<QuantizeConfig, 'format' | 'accuracyLevel' | 'groupSize'>,
+  {
+    format,
+    accuracyLevel,
+    scales,
+    groupSize,
+  }: Pick<QuantizeConfig, 'format' | 'accuracyLevel' | 'scales' | 'groupSize'>,
 ): LayerPlanner {
   const reachable = opsetFinder(model, found)
   return (choices) => {
@@ -56,6 +61,7 @@ export function layerPlanner(
     const target: Target = {
       format,
       accuracyLevel,
+      byteScales: scales === 'auto',
       opset: reachable(wantedOpset(chosen, { format, accuracyLevel }, groupSize)),
     }
     const plans: LayerPlan[] = []
@@ -67,7 +73,7 @@ export function layerPlanner(
       }
       const plan = planEither(layer, choice, target, groupSize)
       const before = tensorByteLength(layer.constant.tensor)
-      const after = storedBytes(plan, choice.symmetric !== 'no', 'float16') + nodeBytes(plan)
+      const after = plannedTensorBytes(plan, choice.symmetric !== 'no') + nodeBytes(plan)
       if (after < before) plans.push(plan)
       else {
         const reason = `would not get smaller: ${before} bytes now, about ${after} quantized`
@@ -102,11 +108,11 @@ function planEither(
 
 /** The best grid of the width of tables that takes no more bytes, but for the room that there is: zero points if they fit in. */
 function gridInstead(plan: LayerPlan, choice: LayerChoice, room: number, target: Target): LayerPlan | undefined {
-  const most = storedBytes(plan, true, 'float16') + room
+  const most = plannedTensorBytes(plan, true) + room
   for (const symmetric of ['no', 'yes'] as const) {
     const grid = planLayer(plan.layer, { ...choice, symmetric, codebook: undefined }, target)
     // An opset that cannot carry the width has made it a wider one.
-    const isFit = grid.bits === plan.bits && storedBytes(grid, symmetric === 'yes', 'float16') <= most
+    const isFit = grid.bits === plan.bits && plannedTensorBytes(grid, symmetric === 'yes') <= most
     if (isFit) return { ...grid, notes: [...grid.notes, 'on a grid, which loses less than tables here'] }
   }
   return undefined

@@ -39,7 +39,7 @@ export interface Freedom {
 export function freedomOf(
   model: OnnxModel,
   found: Layers,
-  config: Pick<QuantizeConfig, 'layers' | 'format' | 'accuracyLevel' | 'groupSize'>,
+  config: Pick<QuantizeConfig, 'layers' | 'format' | 'accuracyLevel' | 'scales' | 'groupSize'>,
 ): Freedom {
   const named = found.layers.map((layer) => ({ name: layer.name, weight: layer.constant.name }))
   const { choices: fixed, unmatched } = applyOverrides(named, config.layers)

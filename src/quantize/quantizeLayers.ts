@@ -12,12 +12,13 @@ import type { LayerPlan } from '../onnx/represent/plan.ts'
 import { checkAborted, nextTurn, type RunOptions } from '../progress.ts'
 import { gridCandidates } from '../quant/candidates.ts'
 import { tableLength } from '../quant/codebookWeight.ts'
-import { isCodebook, type QuantizedWeight } from '../quant/quantizedWeight.ts'
+import { isCodebook, type QuantizedWeight, type StoredScaleType } from '../quant/quantizedWeight.ts'
 import { quantizeTensor } from '../quant/quantizeTensor.ts'
 import { Workspace } from '../quant/workspace.ts'
 import type { LayerCalibration } from '../report.ts'
 import { type LayerReference, makeReference, type Rounding } from '../verify/reference.ts'
 import type { StoredLayer } from './buildOutput.ts'
+import { roundedAsPlanned } from './layerScales.ts'
 import type { GridChoice } from './metadata.ts'
 import { fileOrder, type LayerSource, readStored, weightErrors } from './readWeight.ts'
 
@@ -33,7 +34,7 @@ interface RoundedLayer {
 
 /** A stored layer with what is known of its error, and what it must compute. */
 export interface QuantizedLayerData extends StoredLayer {
-  readonly scaleType: 'float16' | 'float32'
+  readonly scaleType: StoredScaleType
   /** ‖W − Ŵ‖² and ‖W‖². */
   readonly squaredError: number
   readonly squaredNorm: number
@@ -105,7 +106,8 @@ function compute(
   const tables = codebookOptions(plan)
   if (tables) {
     return weightErrors(source.model.path, layer, async () => {
-      return { ...(await roundToCodebook(stored, tables, { pool, signal })), choice: undefined }
+      const rounded = await roundToCodebook(stored, tables, { pool, signal })
+      return { ...roundedAsPlanned(plan, stored, rounded), choice: undefined }
     })
   }
   const options = {
@@ -116,7 +118,7 @@ function compute(
   }
   return weightErrors(source.model.path, layer, async () => {
     const { scheme, method, ...rounded } = await quantizeTensor(stored, options, pool, signal)
-    return { ...rounded, choice: { scheme, method } }
+    return { ...roundedAsPlanned(plan, stored, rounded), choice: { scheme, method } }
   })
 }
 

@@ -11,6 +11,7 @@ import type { GridCandidate } from '../quant/candidates.ts'
 import { dequantizeRow, type GridWeight, groupsPerRow, type QuantizedWeight } from '../quant/quantizedWeight.ts'
 import type { Products } from '../runtime/products.ts'
 import type { KernelPool } from '../threads/pool.ts'
+import { scalesAsPlanned } from './layerScales.ts'
 import type { Member } from './members.ts'
 
 /** What the solver is told. */
@@ -130,7 +131,20 @@ export async function solveMember(
 ): Promise<QuantizedWeight | undefined> {
   const { plan, rows } = member
   const options = codebookOptions(plan, candidate.mapping)
-  if (options) return solveOnCodebook(member, draft ? draftOf(options) : options, hessians, candidate, tools)
+  const weight = options
+    ? await solveOnCodebook(member, draft ? draftOf(options) : options, hessians, candidate, tools)
+    : await solveOnGrids(member, hessians, candidate, tools)
+  return weight && scalesAsPlanned(plan, rows, weight)
+}
+
+/** The rows on the best of the candidate's grids and the member's own, each from the best of several orders. */
+async function solveOnGrids(
+  member: Member,
+  hessians: GroupHessians,
+  candidate: Candidate,
+  tools: SolverTools,
+): Promise<GridWeight | undefined> {
+  const { plan, rows } = member
   const cols = plan.layer.view.reduction
   const perBlock = rows.length / cols / hessians.blocks
   const centred = candidate.centred && member.site !== undefined

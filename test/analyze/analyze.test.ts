@@ -60,7 +60,7 @@ describe.each(PRODUCTS)('%s: sizes and errors are those of quantize with method 
     const report = await analyzeModel(fixturePath(name), { groupSize, threads: 1 })
     for (const [w, bits] of BITS.entries()) {
       const config = { bits, groupSize, method: 'rtn', dryRun: true, threads: 1 } as const
-      const quantized = await quantizeModel(fixturePath(name), undefined, config)
+      const quantized = await quantizeModel(fixturePath(name), undefined, { ...config, scales: 'float' })
       const stored = quantized.layers.map((layer) => [layer.name, layer.storedBytes, layer.relativeError])
       expect(report.layers.map((l) => [l.name, l.widths[w]!.storedBytes, l.widths[w]!.relativeError])).toEqual(stored)
       expect(report.totals.widths[w]!.relativeError).toBeCloseTo(quantized.totals.relativeError, 12)
@@ -74,7 +74,7 @@ it('weights so small that scales need float32 are counted with them', async () =
   const io = { input: [value('x', [1, 64])], output: [value('y', [1, 64])] }
   fs.writeFileSync(file, encodeModel(model({ initializer: [normals('w', [64, 64], 1e-6)], node, ...io })))
   const { layers } = await analyzeModel(file, { threads: 1 })
-  const quantized = await quantizeModel(file, undefined, { bits: 4, method: 'rtn', dryRun: true })
+  const quantized = await quantizeModel(file, undefined, { bits: 4, method: 'rtn', scales: 'float', dryRun: true })
   expect(quantized.layers[0]!.scaleType).toBe('float32')
   expect(layers[0]!.widths.find(({ bits }) => bits === 4)!.storedBytes).toBe(quantized.layers[0]!.storedBytes)
 })

@@ -58,7 +58,7 @@ const small: SmallModel = {
 const model = at('model.onnx')
 fs.writeFileSync(model, encodeModel(small.proto))
 const data = [writeSamples(at('x.npy'), small.draw(40, 100))]
-const common = { data, threads: 1, verify: false, force: true } as const
+const common = { data, threads: 1, verify: false, force: true, scales: 'float' } as const
 const tables = { method: 'codebook', trellisWindow: 8 } as const
 const analysis = at('analysis.json')
 
@@ -94,6 +94,7 @@ async function allocated(config: Partial<QuantizeConfig>, file = analysis) {
   const settings = {
     ...QUANTIZE_DEFAULTS,
     solver: 'ilp',
+    scales: 'float',
     ...tables,
     analysis: file,
     sensitivity: [],

@@ -70,13 +70,13 @@ describe('the mean width of the codes', () => {
 
 describe('stored bits per weight', () => {
   it('4.5: 4-bit codes and a float16 scale for 32 of them leave no room for zero points', async () => {
-    const report = await dryRun(fixturePath('matmul'), { budget: '4.5bpw' })
+    const report = await dryRun(fixturePath('matmul'), { budget: '4.5bpw', scales: 'float' })
     expect(chosen(report)).toEqual({ bits: 4, groupSize: 32, zeroPoints: false })
     expect(report.totals.bitsPerWeight).toBe(4.5)
   })
 
   it('of a user who wants zero points buys fewer bits', async () => {
-    const report = await dryRun(fixturePath('matmul'), { budget: '4.5bpw', symmetric: 'no' })
+    const report = await dryRun(fixturePath('matmul'), { budget: '4.5bpw', symmetric: 'no', scales: 'float' })
     expect(report.layers.every((layer) => layer.scheme === 'asymmetric')).toBe(true)
     expect(report.totals.bitsPerWeight).toBeLessThanOrEqual(4.5)
     expect(chosen(report)).not.toEqual({ bits: 4, groupSize: 32, zeroPoints: true })
@@ -90,13 +90,13 @@ describe('stored bits per weight', () => {
       file,
       encodeModel(model({ initializer, node, input: [value('x', [1, 64])], output: [value('y', [1, 64])] })),
     )
-    const free = await dryRun(file, { bits: 4, symmetric: 'yes' })
+    const free = await dryRun(file, { bits: 4, symmetric: 'yes', scales: 'float' })
     expect(free.layers[0]!.scaleType).toBe('float32')
     expect(free.totals.bitsPerWeight).toBe(5)
-    expect((await dryRun(file, { budget: '4.5bpw' })).totals.bitsPerWeight).toBeLessThanOrEqual(4.5)
+    expect((await dryRun(file, { budget: '4.5bpw', scales: 'float' })).totals.bitsPerWeight).toBeLessThanOrEqual(4.5)
     // 128 scales take 256 bytes more than planned: the next candidate takes the place of the one that was planned.
     const limit = free.output.totalBytes - 150
-    const next = await dryRun(file, { budget: `${limit}B`, groupSize: 32, symmetric: 'yes' })
+    const next = await dryRun(file, { budget: `${limit}B`, groupSize: 32, symmetric: 'yes', scales: 'float' })
     expect(next.totals.meanBits).toBeLessThan(4)
     expect(next.output.totalBytes).toBeLessThanOrEqual(limit)
   })

@@ -85,7 +85,7 @@ describe('saved files', () => {
     const graph = { initializer: [normals('w', [64, 64], 1e-6)], node: [makeNode('MatMul', ['x', 'w'], ['y'])] }
     const ends = { input: [value('x', [1, 64])], output: [value('y', [1, 64])] }
     fs.writeFileSync(file, encodeModel(model({ ...graph, ...ends })))
-    const config = { groupSize: 32, symmetric: 'yes', threads: 1, dryRun: true } as const
+    const config = { groupSize: 32, symmetric: 'yes', scales: 'float', threads: 1, dryRun: true } as const
     const free = await quantizeModel(file, undefined, { ...config, data: [data], bits: 4 })
     expect(free.layers[0]!.scaleType).toBe('float32')
     const stats = [inDirectory('tiny.stats')]

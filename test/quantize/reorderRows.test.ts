@@ -91,7 +91,7 @@ function fileOf(proto: ModelProto): string {
   return file
 }
 
-const JLCM = { method: 'codebook', codebook: 'jlcm', bits: 2, rowGroups: 2 } as const
+const JLCM = { scales: 'float', method: 'codebook', codebook: 'jlcm', bits: 2, rowGroups: 2 } as const
 const resolve = (values: object = {}) => resolveQuantizeConfig({ ...JLCM, ...values } as Partial<QuantizeConfig>)
 
 async function reorder(proto: ModelProto, values: object = {}) {

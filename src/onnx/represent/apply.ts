@@ -7,7 +7,7 @@ import type { RepresentationName } from '../../report.ts'
 import { type Constant, enclosingFunction, indexModel, makeFreshNames, nodesOf, type Scope } from '../graph.ts'
 import type { OnnxModel, Payload } from '../model.ts'
 import { opsetOf } from '../opset.ts'
-import { cloneNode, makeOpset, type NodeProto } from '../proto.ts'
+import { cloneNode, DataType, makeOpset, type NodeProto } from '../proto.ts'
 import { isDefaultDomain } from '../ranks.ts'
 import { emitDequantizedProduct, emitDequantizedTensor } from './dequantize.ts'
 import { type EmitContext, makeEmitter } from './emitter.ts'
@@ -15,6 +15,7 @@ import { emitFolded } from './folded.ts'
 import { emitGatherBlockQuantized, emitGatherRows } from './gather.ts'
 import { emitLevels } from './indices.ts'
 import { emitKernelInputs, emitMatMulNBits, type KernelInputs } from './matMul.ts'
+import { emitByteScales, typedScales } from './packScales.ts'
 import type { LayerPlan } from './plan.ts'
 import type { StoredRole, StoredTensor } from './stored.ts'
 
@@ -79,7 +80,11 @@ export function applyLayersInPlace(
     })
     const readsAll = plan.decodesTensor || plan.uses.some((use) => use !== 'gather-rows')
     if (plan.storage === 'indices' && readsAll) names.levels = emitLevels(to, plan, names)
-    const scaleType = tensors.find((tensor) => tensor.role === 'scales')!.dataType
+    let scaleType = tensors.find((tensor) => tensor.role === 'scales')!.dataType
+    if (names.step !== undefined) {
+      names.scales = emitByteScales(to, names.scales!, names.step)
+      scaleType = DataType.FLOAT
+    }
 
     const kernel: KernelInputs | undefined = plan.uses.includes('MatMulNBits')
       ? emitKernelInputs(to, plan, names, scaleType)
@@ -90,11 +95,7 @@ export function applyLayersInPlace(
         return
       let scales = names.scales!
       if (representation === 'GatherBlockQuantized') {
-        scales =
-          kernel?.scales(use.dataType) ??
-          (scaleType === use.dataType
-            ? scales
-            : to.node('scale', 'Cast', [scales], { attributes: { to: use.dataType } }))
+        scales = kernel?.scales(use.dataType) ?? typedScales(to, names, scaleType, use.dataType)
       }
       // What is emitted from here on takes the place of the consumer, in the consumer's scope.
       const own: NodeProto[] = []
@@ -108,7 +109,7 @@ export function applyLayersInPlace(
         const columns = emitDequantizedProduct(here, plan, use, names, scaleType, cloneNode(use.node))
         written.push({ ...done, output: columns, gives: 'columns', input: undefined })
       } else {
-        if (representation === 'gather-rows') emitGatherRows(here, plan, use, names)
+        if (representation === 'gather-rows') emitGatherRows(here, plan, use, names, scaleType)
         else emitGatherBlockQuantized(here, plan, use, names, scales)
         written.push({ ...done, output, gives: 'rows', input: use.node.input[1]! })
       }
@@ -118,7 +119,7 @@ export function applyLayersInPlace(
     removeConstant(constant, payloads, model)
     if (plan.decodesTensor) {
       if (plan.storage === 'integer') emitDequantizedTensor(to, plan, names, scaleType, constant.name)
-      else emitFolded(to, plan, names, constant.name)
+      else emitFolded(to, plan, names, scaleType, constant.name)
       const representation = plan.storage === 'integer' ? 'DequantizeLinear' : 'folded'
       const { dataType } = constant.tensor
       const gives = { gives: 'tensor', input: undefined, dataType } as const

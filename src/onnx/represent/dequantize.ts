@@ -8,6 +8,7 @@ import { DataType, type NodeProto } from '../proto.ts'
 import { LEVEL_ZERO } from './codebookForm.ts'
 import { type Emitter, emitSlice } from './emitter.ts'
 import { levelCols } from './indices.ts'
+import { typedScales } from './packScales.ts'
 import type { LayerPlan } from './plan.ts'
 import { groupsOf, integerLayout, rowsOf } from './stored.ts'
 import { emitCodes, planeNames, type StoredNames } from './unpack.ts'
@@ -27,12 +28,6 @@ function emitDequantize(to: Emitter, step: string, operands: Operands, output?: 
     attributes: { axis, ...(blockSize === undefined ? {} : { block_size: blockSize }) },
     ...(output === undefined ? {} : { output }),
   })
-}
-
-/** Scales in the element type that DequantizeLinear is to give; folded at load. */
-function typedScales(to: Emitter, names: StoredNames, scaleType: number, dataType: number): string {
-  if (scaleType === dataType) return names.scales!
-  return to.node('scale', 'Cast', [names.scales!], { attributes: { to: dataType } })
 }
 
 /**

@@ -7,6 +7,7 @@ import { DataType } from '../proto.ts'
 import { LEVEL_ZERO } from './codebookForm.ts'
 import { type Emitter, emitSlice } from './emitter.ts'
 import { levelCols } from './indices.ts'
+import { typedScales } from './packScales.ts'
 import type { LayerPlan } from './plan.ts'
 import { groupsOf, rowsOf } from './stored.ts'
 import { emitCodes, planeNames, type StoredNames } from './unpack.ts'
@@ -15,7 +16,7 @@ import { emitCodes, planeNames, type StoredNames } from './unpack.ts'
  * Emit the decoding of `rows` or `indices` storage into the tensor named `output`, in the stored tensor's own shape and type.
  * Each value is float32((code − zeroPoint) · scale), rounded once more where the tensor is not float32.
  */
-export function emitFolded(to: Emitter, plan: LayerPlan, names: StoredNames, output: string): void {
+export function emitFolded(to: Emitter, plan: LayerPlan, names: StoredNames, scaleType: number, output: string): void {
   const { outer, reduction, inner } = plan.layer.view
   const rows = rowsOf(plan)
   const groups = groupsOf(plan)
@@ -34,7 +35,7 @@ export function emitFolded(to: Emitter, plan: LayerPlan, names: StoredNames, out
   const zero = names.zeroPoints
     ? to.node('zero', 'Cast', [widen('zp', names.zeroPoints)], { attributes: { to: DataType.FLOAT } })
     : to.scalar(names.levels ? LEVEL_ZERO : symmetricZeroPoint(plan.bits))
-  const scale = widen('scale', to.node('scale', 'Cast', [names.scales!], { attributes: { to: DataType.FLOAT } }))
+  const scale = widen('scale', typedScales(to, names, scaleType, DataType.FLOAT))
   let real = to.node('real', 'Mul', [to.node('centred', 'Sub', [levels, zero]), scale])
 
   if (cols !== reduction) {

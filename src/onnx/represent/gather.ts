@@ -40,7 +40,13 @@ export function emitGatherBlockQuantized(
  * Replace a Gather by a Gather of packed rows and the decoding of just those rows. Standard operators, any width; the
  * indices are not known at load, so nothing is folded and the table stays packed in memory. `rows` or `indices` storage.
  */
-export function emitGatherRows(outer: Emitter, plan: LayerPlan, use: WeightUse, names: StoredNames): void {
+export function emitGatherRows(
+  outer: Emitter,
+  plan: LayerPlan,
+  use: WeightUse,
+  names: StoredNames,
+  scaleType: number,
+): void {
   const to = within(outer, 'rows')
   const cols = plan.layer.view.reduction
   const groups = groupsOf(plan)
@@ -61,13 +67,16 @@ export function emitGatherRows(outer: Emitter, plan: LayerPlan, use: WeightUse, 
   const codes = isIndices ? emitGatheredLevels(to, plan, names, indices) : gatheredCodes()
   const grouped = to.node('grouped', 'Reshape', [codes, to.int64([-1, groups, plan.paddedCols / groups])])
   const levels = to.node('levels', 'Cast', [grouped], { attributes: { to: DataType.FLOAT } })
+  const perGroup = [-1, groups, 1]
   const asFloat = (step: string, name: string) =>
-    to.node(`${step}.float`, 'Cast', [gather(step, name, [-1, groups, 1])], { attributes: { to: DataType.FLOAT } })
+    to.node(`${step}.float`, 'Cast', [gather(step, name, perGroup)], { attributes: { to: DataType.FLOAT } })
   const zero = names.zeroPoints
     ? asFloat('zero', names.zeroPoints)
     : to.scalar(isIndices ? LEVEL_ZERO : symmetricZeroPoint(plan.bits))
   const centred = to.node('centred', 'Sub', [levels, zero])
-  let real = to.node('real', 'Mul', [centred, asFloat('scale', names.scales!)])
+  const scale =
+    scaleType === DataType.FLOAT ? gather('scale', names.scales!, perGroup) : asFloat('scale', names.scales!)
+  let real = to.node('real', 'Mul', [centred, scale])
   if (plan.paddedCols !== cols) {
     real = to.node('padded', 'Reshape', [real, to.int64([-1, plan.paddedCols])])
     real = emitSlice(to, 'cut', real, 1, cols)

@@ -5,6 +5,7 @@ import { floatAttribute, intAttribute } from '../attributes.ts'
 import type { WeightUse } from '../layers.ts'
 import { DataType, makeNode } from '../proto.ts'
 import type { Emitter } from './emitter.ts'
+import { typedScales } from './packScales.ts'
 import type { LayerPlan } from './plan.ts'
 import { groupsOf, rowsOf } from './stored.ts'
 import { emitCodes, planeNames, type StoredNames } from './unpack.ts'
@@ -32,11 +33,7 @@ export function emitKernelInputs(to: Emitter, plan: LayerPlan, names: StoredName
   const scales = (dataType: number) => {
     const known = cache.get(dataType)
     if (known) return known
-    const typed =
-      dataType === scaleType
-        ? names.scales!
-        : to.node('scale', 'Cast', [names.scales!], { attributes: { to: dataType } })
-    const made = repeat('scale', typed, blocks)
+    const made = repeat('scale', typedScales(to, names, scaleType, dataType), blocks)
     cache.set(dataType, made)
     return made
   }

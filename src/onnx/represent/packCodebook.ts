@@ -10,9 +10,10 @@ import {
   tableLength,
   tablesOfRuns,
 } from '../../quant/codebookWeight.ts'
-import { type FieldWidth, floatsToHalfBytes, packPlaneRows, packRows } from '../../quant/pack.ts'
+import { type FieldWidth, packPlaneRows, packRows } from '../../quant/pack.ts'
 import { LEVEL_ZERO, looksUpBytes, stepEnd, trellisStream } from './codebookForm.ts'
 import type { PackedTensors } from './packLayer.ts'
+import { packScales, packStep } from './packScales.ts'
 import { padRows } from './padRows.ts'
 import { type LayerPlan, PLANES } from './plan.ts'
 import { type StoredRole, type StoredTensor, storedTensors } from './stored.ts'
@@ -50,9 +51,9 @@ function checkForm(plan: LayerPlan, { bits, coding, tables, tableOf, groupSize }
 }
 
 function packTensor(plan: LayerPlan, weight: CodebookWeight, role: StoredRole): Uint8Array {
-  const { tableOf, scales, scaleType } = weight
-  if (role === 'scales')
-    return scaleType === 'float16' ? floatsToHalfBytes(scales) : new Uint8Array(scales.slice().buffer)
+  const { tableOf } = weight
+  if (role === 'scales') return packScales(weight)
+  if (role === 'step') return packStep(weight)
   if (role === 'tables') return packTables(plan, weight)
   if (role === 'tableOf') {
     return plan.codebook!.tables > 256 ? new Uint8Array(tableOf.slice().buffer) : Uint8Array.from(tableOf)

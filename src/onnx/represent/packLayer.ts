@@ -1,7 +1,8 @@
 /** @file The bytes of a quantized layer's stored tensors. */
-import { type FieldWidth, floatsToHalfBytes, packNibbleDirect3, packPlaneRows, packRows } from '../../quant/pack.ts'
+import { type FieldWidth, packNibbleDirect3, packPlaneRows, packRows } from '../../quant/pack.ts'
 import { type GridWeight, isCodebook, type QuantizedWeight, symmetricZeroPoint } from '../../quant/quantizedWeight.ts'
 import { packIndices } from './packCodebook.ts'
+import { packScales, packStep } from './packScales.ts'
 import { padRows } from './padRows.ts'
 import { type LayerPlan, PLANES } from './plan.ts'
 import { groupsOf, rowsOf, type StoredRole, type StoredTensor, storedTensors } from './stored.ts'
@@ -30,9 +31,9 @@ export function packLayer(plan: LayerPlan, weight: QuantizedWeight): PackedTenso
 function packTensor(plan: LayerPlan, weight: GridWeight, role: StoredRole): Uint8Array {
   if (role === 'scales') {
     const scales = plan.storage === 'integer' ? inStoredOrder(plan, weight.scales, groupsOf(plan)) : weight.scales
-    if (weight.scaleType === 'float16') return floatsToHalfBytes(scales)
-    return new Uint8Array(scales.slice().buffer)
+    return packScales({ ...weight, scales })
   }
+  if (role === 'step') return packStep(weight)
   return role === 'zeroPoints' ? packZeroPoints(plan, weight) : packCodes(plan, weight, role)
 }
 

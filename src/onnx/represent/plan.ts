@@ -31,6 +31,8 @@ export interface Target {
   /** Opset of the default domain that the written model will have. */
   readonly opset: number
   readonly accuracyLevel: 0 | 4
+  /** Scales may take a byte each where that pays; absent: float16 or float32. */
+  readonly byteScales?: boolean
   /** Weights of a codebook's table of lookups up to which it is decoded at load; undefined: what measurements say. */
   readonly smallTable?: number
 }
@@ -55,6 +57,8 @@ export interface LayerPlan {
   readonly uses: readonly RepresentationName[]
   /** The tensor itself is also rebuilt under its own name, for readers that no kernel serves. */
   readonly decodesTensor: boolean
+  /** Scales may take a byte each; not in front of DequantizeLinear, whose scales other tools want as they are. */
+  readonly byteScales?: boolean
   readonly notes: readonly string[]
 }
 
@@ -82,11 +86,15 @@ export function planLayer(layer: WeightedLayer, choice: LayerChoice, target: Tar
   const obstacle = codebook && (manyInputs(layer) ?? whyNoCodebook(codebook, bits, target.opset))
   if (codebook && !obstacle) {
     const served = layer.uses.map((use) => isServedByKernel(use, layer, target.format))
-    return planCodebook(layer, { bits, groupSize, codebook }, target, served)
+    return withScales(planCodebook(layer, { bits, groupSize, codebook }, target, served), target)
   }
   const grid = placeLayer(layer, bits, groupSize, target)
   const notes = obstacle ? [`on a grid, without a codebook: ${obstacle}`, ...grid.notes] : grid.notes
-  return { ...grid, notes, symmetric, codebook: undefined }
+  return withScales({ ...grid, notes, symmetric, codebook: undefined }, target)
+}
+
+function withScales(plan: LayerPlan, { byteScales }: Target): LayerPlan {
+  return byteScales && !plan.uses.includes('DequantizeLinear') ? { ...plan, byteScales } : plan
 }
 
 /** Tables and lanes go through all rows of a layer, which have to see the same inputs. */

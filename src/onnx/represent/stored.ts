@@ -2,13 +2,15 @@
  * @file The tensors that hold one quantized layer in the file. The one place that knows stored sizes: budgets, reports
  * and the writer all ask here.
  */
+
+import { expectByteScales } from '../../quant/byteScales.ts'
 import { type IndexBits, lanesOf, tableLength } from '../../quant/codebookWeight.ts'
-import { groupsPerRow, type ScaleType } from '../../quant/quantizedWeight.ts'
+import { groupsPerRow, type StoredScaleType } from '../../quant/quantizedWeight.ts'
 import { DataType } from '../proto.ts'
 import { looksUpBytes, trellisStream } from './codebookForm.ts'
 import { type LayerPlan, PLANES } from './plan.ts'
 
-export type StoredRole = 'codes' | 'low' | 'high' | 'scales' | 'zeroPoints' | 'tables' | 'tableOf'
+export type StoredRole = 'codes' | 'low' | 'high' | 'scales' | 'step' | 'zeroPoints' | 'tables' | 'tableOf'
 
 export interface StoredTensor {
   readonly role: StoredRole
@@ -39,11 +41,14 @@ function hasKernelUse(plan: LayerPlan): boolean {
  * The tensors of a layer, without their contents.
  * @param symmetric no zero points are stored.
  */
-export function storedTensors(plan: LayerPlan, symmetric: boolean, scaleType: ScaleType): StoredTensor[] {
+export function storedTensors(plan: LayerPlan, symmetric: boolean, scaleType: StoredScaleType): StoredTensor[] {
   const rows = rowsOf(plan)
   const groups = groupsOf(plan)
-  const scale = (dims: readonly number[]) =>
-    make('scales', scaleType === 'float16' ? DataType.FLOAT16 : DataType.FLOAT, dims)
+  const isBytes = scaleType === 'uint8' || scaleType === 'int8'
+  const scales = (dims: readonly number[]) => [
+    make('scales', SCALE_TYPES[scaleType], dims),
+    ...(isBytes ? [make('step', DataType.FLOAT, [])] : []),
+  ]
   const zero = (dims: readonly number[], type: number = DataType.UINT8) =>
     symmetric ? [] : [make('zeroPoints', type, dims)]
   const bytesFor = (count: number, bits: number) => Math.ceil((count * bits) / 8)
@@ -51,17 +56,17 @@ export function storedTensors(plan: LayerPlan, symmetric: boolean, scaleType: Sc
     case 'blocks': {
       const blocks = plan.paddedCols / plan.kernelBlock
       const codes = make('codes', DataType.UINT8, [rows, blocks, bytesFor(plan.kernelBlock, plan.bits)])
-      return [codes, scale([rows, groups]), ...zero([rows, bytesFor(groups, plan.bits)])]
+      return [codes, ...scales([rows, groups]), ...zero([rows, bytesFor(groups, plan.bits)])]
     }
     case 'packed': {
       const codes = make('codes', DataType.UINT8, [rows, bytesFor(plan.paddedCols, plan.bits)])
-      return [codes, scale([rows, groups]), ...zero([rows, bytesFor(groups, plan.bits)])]
+      return [codes, ...scales([rows, groups]), ...zero([rows, bytesFor(groups, plan.bits)])]
     }
     case 'nibble3': {
       const eighth = plan.paddedCols / 8
       const low = make('low', DataType.UINT8, [rows, 2, 1, eighth])
       const high = make('high', DataType.UINT8, [rows, 1, 1, eighth])
-      return [low, high, scale([rows, groups]), ...zero([rows, bytesFor(groups, 4)])]
+      return [low, high, ...scales([rows, groups]), ...zero([rows, bytesFor(groups, 4)])]
     }
     case 'rows': {
       const planes = PLANES[plan.bits].map((width, i) => {
@@ -69,16 +74,19 @@ export function storedTensors(plan: LayerPlan, symmetric: boolean, scaleType: Sc
         return make(i === 0 ? 'low' : 'high', DataType.UINT8, width === 8 ? [rows, bytes] : [rows, 1, bytes])
       })
       const perGroup = hasKernelUse(plan) || groups === 1 ? [rows, groups] : [rows, groups, 1]
-      return [...planes, scale(perGroup), ...zero(perGroup)]
+      return [...planes, ...scales(perGroup), ...zero(perGroup)]
     }
     case 'integer': {
       const { dims, groupDims } = integerLayout(plan)
       const type =
         plan.bits === 4 ? (symmetric ? DataType.INT4 : DataType.UINT4) : symmetric ? DataType.INT8 : DataType.UINT8
-      return [make('codes', type, dims), scale(groupDims), ...zero(groupDims, type)]
+      return [make('codes', type, dims), ...scales(groupDims), ...zero(groupDims, type)]
     }
     case 'indices':
-      return [...storedIndices(plan), scale(hasKernelUse(plan) || groups === 1 ? [rows, groups] : [rows, groups, 1])]
+      return [
+        ...storedIndices(plan),
+        ...scales(hasKernelUse(plan) || groups === 1 ? [rows, groups] : [rows, groups, 1]),
+      ]
   }
 }
 
@@ -143,8 +151,26 @@ export function integerLayout(plan: LayerPlan): IntegerLayout {
 }
 
 /** Bytes on disk of codes, tables, scales, zero points and padding; tables that layers share count for none of them. */
-export function storedBytes(plan: LayerPlan, symmetric: boolean, scaleType: ScaleType): number {
+export function storedBytes(plan: LayerPlan, symmetric: boolean, scaleType: StoredScaleType): number {
   return storedTensors(plan, symmetric, scaleType).reduce((sum, tensor) => sum + tensor.bytes, 0)
+}
+
+/** What scales will probably be stored as, before the weights are known. */
+export function plannedScales(plan: LayerPlan): StoredScaleType {
+  const count = rowsOf(plan) * groupsOf(plan)
+  return plan.byteScales && expectByteScales(plan.bits, plan.groupSize, count) ? 'uint8' : 'float16'
+}
+
+/** {@link storedBytes} before the weights are known. */
+export function plannedTensorBytes(plan: LayerPlan, symmetric: boolean): number {
+  return storedBytes(plan, symmetric, plannedScales(plan))
+}
+
+const SCALE_TYPES: Readonly<Record<StoredScaleType, number>> = {
+  float16: DataType.FLOAT16,
+  float32: DataType.FLOAT,
+  uint8: DataType.UINT8,
+  int8: DataType.INT8,
 }
 
 const TYPE_BITS: Readonly<Record<number, number>> = {
