@@ -47,10 +47,7 @@ export async function analyzeLayers(
       const { squaredError, scheme, scaleType } = errors.widths[w]!
       return {
         bits,
-        storedBytes: storedBytes(
-          plan,
-          scheme !== 'asymmetric',
-          scaleType),
+        storedBytes: storedBytes(plan, scheme !== 'asymmetric', scaleType),
         relativeError: squaredNorm === 0 ? 0 : squaredError / squaredNorm,
       }
     })

@@ -15,7 +15,7 @@ import {
 } from './quantizedWeight.ts'
 
 /** Bytes on disk of one scale. */
-export const SCALE_BYTES: Readonly<Record<StoredScaleType, number>> = { float32: 4, float16: 2, uint8: 1, int8: 1 }
+const SCALE_BYTES: Readonly<Record<StoredScaleType, number>> = { float32: 4, float16: 2, uint8: 1, int8: 1 }
 
 /** What the step and the nodes that multiply it take in the file (measured: 90 to 120). */
 const NODE_BYTES = 110
