@@ -141,8 +141,8 @@ export interface QuantizeConfig extends CalibrationConfig, AllocationConfig, Rsq
   /** Input columns that share a scale; 'channel' for one scale per output row, which is usual for codebooks. */
   readonly groupSize?: number | 'channel' | undefined
   /**
-   * `gptq` as soon as there are data or statistics, which it needs; `rsq` needs data; otherwise `auto` or `rtn`. `codebook`
-   * takes them or does without.
+   * `codebook` where an allocation is measured on data, `gptq` with other data or statistics, which it needs; `rsq` needs data; otherwise `auto` or `rtn`.
+   * `codebook` takes data or does without.
    */
   readonly method: Method
   /** Symmetric grids only, asymmetric only, or the better of both. Codebooks have no zero points. */

@@ -16,7 +16,7 @@ import {
 } from './config.ts'
 import { ABOUT_CODEBOOK, checkCodebook, checkMeasuredCodebook } from './configCodebook.ts'
 import { firstGiven, usualValues, withDefaults } from './configGiven.ts'
-import { checkMerge, settleAllocation, settleMeasurement } from './configMixed.ts'
+import { checkMerge, LIMITS, settleAllocation, settleMeasurement } from './configMixed.ts'
 import { checkValues } from './configValues.ts'
 import { QtoolError } from './errors.ts'
 
@@ -48,7 +48,7 @@ const DATA_HINT =
   "--data PATH (.npy, .npz, .jsonl, text, images, a directory of them, or a pattern such as 'photos/*.jpg')"
 
 /**
- * A complete configuration: checked values over {@link QUANTIZE_DEFAULTS}. The method is `gptq` with data or statistics
+ * A complete configuration: checked values over {@link QUANTIZE_DEFAULTS}. The method is `codebook` where an allocation is measured on data, else `gptq` with data or statistics
  * and `auto` without, the solver `ilp` where there is a limit and something to measure on, unless they are given.
  * @throws QtoolError `usage` on unknown keys, values out of range, both a budget and a width, an unpacked output with a budget in bytes, a method that data would be
  *   ignored by or that lacks it, keys about data without data, an allocation without a limit or a measurement, or keys
@@ -63,10 +63,27 @@ export function resolveQuantizeConfig(values: Partial<QuantizeConfig>): Quantize
   }
   const config = withDefaults(QUANTIZE_DEFAULTS, values)
   const calibrated = config.data.length > 0 || config.stats.length > 0
-  const method = values.method ?? (calibrated ? 'gptq' : 'auto')
-  checkCalibration({ ...config, method }, values)
+  const own = calibrated ? usualMethod(config, values) : { method: 'auto' as const }
+  const method = values.method === undefined ? own : { method: values.method }
+  checkCalibration({ ...config, ...method }, values)
   checkExpand(config)
-  return withNormalize({ ...config, method, ...settleAllocation(config, values) })
+  return withNormalize({ ...config, ...method, ...settleAllocation(config, values) })
+}
+
+/**
+ * Codebooks beside grids where each layer gets what loses least for its bytes, or what a plan says; keys that tables do not
+ * have keep to grids, as does one width for all.
+ */
+function usualMethod(
+  { data, holdout, plan, analysis, codebook }: QuantizeConfig,
+  values: Partial<QuantizeConfig>,
+): Pick<QuantizeConfig, 'method' | 'codebook'> {
+  const isLimited = LIMITS.some((key) => values[key] !== undefined)
+  const isMeasured = data.length > 0 && holdout > 0 && isLimited && values.solver !== 'uniform'
+  const decides = plan !== undefined || analysis !== undefined || isMeasured
+  const isOwn =
+    firstGiven(['symmetric', ...ABOUT_CODEBOOK], values, usualValues(QUANTIZE_DEFAULTS, values)) !== undefined
+  return decides && !isOwn ? { method: 'codebook', codebook: 'light' } : { method: 'gptq', codebook }
 }
 
 /** A budget in bytes or stored bits is about the compact form, and unpacked the output would not keep it. */

@@ -122,7 +122,7 @@ const CALIBRATION_RULES = {
 }
 
 const CODEBOOK_RULES: Rules<CodebookSettings> = {
-  codebook: oneOf('auto', ...CODEBOOK_NAMES),
+  codebook: oneOf('auto', 'light', ...CODEBOOK_NAMES),
   rowGroups: wanted(
     '"auto" or an integer from 1 to 16',
     (value) => value === 'auto' || integer(1, MAX_ROW_GROUPS)(value) === undefined,

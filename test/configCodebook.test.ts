@@ -1,7 +1,10 @@
 /** Which keys go with method codebook, and what they become. */
+
 import { describe, expect, it } from 'vitest'
+import { codebookChoices, codebookQuestion } from '../src/analyze/codebookCandidates.ts'
 import { isCalibrated, QUANTIZE_DEFAULTS } from '../src/config.ts'
 import { resolveAnalyzeConfig, resolveQuantizeConfig } from '../src/configRules.ts'
+import type { WeightedLayer } from '../src/onnx/layers.ts'
 
 const refusal = (message: string, hint?: string) =>
   expect.objectContaining({ code: 'usage', message, ...(hint === undefined ? {} : { hint }) })
@@ -44,9 +47,32 @@ describe('method codebook', () => {
     expect(looks({ method: 'rtn' })).toBe(false)
   })
 
-  it('is never what an option left out comes to', () => {
+  it('is what an option left out comes to where layers are measured and a limit leaves their forms open', () => {
+    const limited = { data: ['x'], budget: '4bit' } as const
+    expect(resolve(limited)).toMatchObject({ method: 'codebook', codebook: 'light', solver: 'ilp' })
+    expect(resolve({ data: ['x'], maxDrop: 0.01, labels: 'y' }).method).toBe('codebook')
+    expect(resolve({ ...limited, method: 'codebook' }).codebook).toBe('auto')
+    for (const other of [{ solver: 'uniform' }, { holdout: 0 }, { symmetric: 'yes' }, { method: 'gptq' }] as const) {
+      expect(resolve({ ...limited, ...other }).method).toBe('gptq')
+    }
+    expect(() => resolve({ ...limited, rowGroups: 4 })).toThrow(/rowGroups is given without method codebook/)
     expect(resolve({}).method).toBe('auto')
+    expect(resolve({ budget: '4bit' }).method).toBe('auto')
     expect(resolve({ data: ['x'] }).method).toBe('gptq')
+    expect(resolve({ data: ['x'], bits: 4 }).method).toBe('gptq')
+    expect(resolve({ stats: ['s'], budget: '4bit' }).method).toBe('gptq')
+  })
+
+  it('unasked, competes in models that load in little memory, with the window that is searched fast', () => {
+    const unasked = resolve({ data: ['x'], budget: '4bit' })
+    const layers = (weights: number) => [{ weights } as WeightedLayer]
+    const [choice] = codebookChoices(layers(19e6), codebookQuestion(unasked, layers(19e6))!)
+    const layer = { view: { outer: 1, inner: 8 } } as WeightedLayer
+    expect(choice!(layer).codebook!.coding).toEqual({ kind: 'trellis', window: 8 })
+    expect(codebookQuestion(unasked, layers(21e6))).toBeUndefined()
+    const asked = resolve({ data: ['x'], budget: '4bit', method: 'codebook' })
+    expect(codebookQuestion(asked, layers(21e6))).toMatchObject({ codebook: 'auto', trellisWindow: 'auto' })
+    expect(codebookQuestion(resolve({ data: ['x'], bits: 4 }), layers(1))).toBeUndefined()
   })
 
   // Their defaults too: given, they are about tables that nobody asked for.
@@ -93,7 +119,7 @@ describe('method codebook', () => {
   })
 
   it.each([
-    [{ codebook: 'fp4' }, /codebook: wanted one of auto, jlcm, lut, nf4, vq, trellis, found "fp4"/],
+    [{ codebook: 'fp4' }, /codebook: wanted one of auto, light, jlcm, lut, nf4, vq, trellis, found "fp4"/],
     [{ codebook: 'jlcm', rowGroups: 0 }, /rowGroups: wanted "auto" or an integer from 1 to 16, found 0/],
     [{ codebook: 'jlcm', rowGroups: 17 }, /from 1 to 16, found 17/],
     [{ codebook: 'jlcm', rowGroups: 1.5 }, /from 1 to 16, found 1.5/],

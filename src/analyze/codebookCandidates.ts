@@ -1,5 +1,5 @@
 /** @file Codebooks among the candidates of layers: which there are, which the user asks for, and which are of one kind. */
-import { codebookBits, codebookForm, codebookNamed } from '../codebook/codebookForms.ts'
+import { codebookBits, codebookForm, codebookNamed, windowAsked } from '../codebook/codebookForms.ts'
 import type { QuantizeConfig } from '../config.ts'
 import type { WeightedLayer } from '../onnx/layers.ts'
 import type { LayerChoice } from '../onnx/represent/plan.ts'
@@ -8,9 +8,23 @@ import type { CodebookForm } from '../quant/codebookWeight.ts'
 /** What decides about the candidates with codebooks; a group size of its own where the user gave one. */
 export type CodebookQuestion = Pick<QuantizeConfig, 'codebook' | 'rowGroups' | 'trellisWindow' | 'groupSize'>
 
-/** Grids alone unless the method is `codebook`, so that an allocation with another method is what it was. */
-export function codebookQuestion(config: QuantizeConfig): CodebookQuestion | undefined {
-  return config.method === 'codebook' ? config : undefined
+/**
+ * Weights of a model up to which light codebooks compete: looking tables up takes 11 to 17 bytes a weight while the model
+ * is loaded, where most grids take none.
+ */
+const MOST_WEIGHTS = 20e6
+
+/**
+ * Grids alone unless the method is `codebook`, and where light ones would not be. Of an analysis any window is taken.
+ */
+export function codebookQuestion(
+  config: QuantizeConfig,
+  layers: readonly WeightedLayer[],
+): CodebookQuestion | undefined {
+  if (config.method !== 'codebook') return undefined
+  if (config.codebook !== 'light') return config
+  if (layers.reduce((sum, { weights }) => sum + weights, 0) > MOST_WEIGHTS) return undefined
+  return config.analysis === undefined ? config : { ...config, codebook: 'auto' }
 }
 
 /**
@@ -21,9 +35,10 @@ export function codebookQuestion(config: QuantizeConfig): CodebookQuestion | und
  */
 export function codebookChoices(
   layers: readonly WeightedLayer[],
-  { codebook, rowGroups, trellisWindow, groupSize = 'channel' }: CodebookQuestion,
+  { codebook, rowGroups, groupSize = 'channel', ...settings }: CodebookQuestion,
 ): ((layer: WeightedLayer) => LayerChoice)[] {
   const name = codebookNamed({ codebook })
+  const trellisWindow = windowAsked({ codebook, ...settings })
   const weights = layers.reduce((sum, layer) => sum + layer.weights, 0)
   return codebookBits(name).map((bits) => ({ view, runs }) => {
     const form = codebookForm(name, bits, view.outer * view.inner, { rowGroups, trellisWindow, weights }, runs)

@@ -161,7 +161,7 @@ function allowedOptions(
   config: QuantizeConfig,
 ): number[][] {
   const { groupSize, symmetric } = config
-  const question = codebookQuestion(config)
+  const question = codebookQuestion(config, found.layers)
   const isAskedOf =
     (layer: LayerOptions['layer']) =>
     ({ choice, plan }: LayerOptions['options'][number]) => {

@@ -87,7 +87,7 @@ export async function openMixed(
   }
   const budgets = config.budget === undefined ? [] : parseBudgets(config.budget)
   const counting = budgets.find(({ kind }) => kind !== 'meanBits') ?? budgets[0]
-  const layers = layerOptions(found.layers, freedom, config, counting, codebookQuestion(config))
+  const layers = layerOptions(found.layers, freedom, config, counting, codebookQuestion(config, found.layers))
   checkReachable({ model, found, config, layers })
   const store = new CandidateStore(scratch)
   try {
@@ -194,7 +194,7 @@ const UNUSED_LABELS =
 
 /** Method codebook with an analysis of grids alone is an allocation of grids. */
 function codebookWarnings(layers: readonly LayerOptions[], found: Layers, config: QuantizeConfig): string[] {
-  const question = codebookQuestion(config)
+  const question = config.codebook === 'light' ? undefined : codebookQuestion(config, found.layers)
   if (!question) return []
   const isAsked = ({ layer, options }: LayerOptions) =>
     options.some(({ choice }) => choice.codebook && isAskedCodebook(choice, layer, found.layers, question))

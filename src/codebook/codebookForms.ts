@@ -23,8 +23,11 @@ export type Mapping = (typeof MAPPINGS)[number]
 
 /** What method `codebook` makes. */
 export interface CodebookSettings {
-  /** `auto`: trellis; with data, a grid of the same width in the layers where that loses less. */
-  readonly codebook: 'auto' | CodebookName
+  /**
+   * `auto`: trellis; with data, a grid of the same width in the layers where that loses less. `light`: the same with a window of 8,
+   * and where layers are allocated, grids alone in models of more than 20 million weights.
+   */
+  readonly codebook: 'auto' | 'light' | CodebookName
   /** Different tables of `jlcm`, 1 … 16; `auto`: as many as pay for themselves in stored bytes. */
   readonly rowGroups: 'auto' | number
   /** Bits of an index of `trellis`; `auto`: 12 in a model of one to 20 million weights, else 8. */
@@ -51,7 +54,20 @@ const BITS: Readonly<Record<CodebookName, readonly IndexBits[]>> = {
 
 /** The codebook that a setting stands for. */
 export function codebookNamed({ codebook }: Pick<CodebookSettings, 'codebook'>): CodebookName {
-  return codebook === 'auto' ? 'trellis' : codebook
+  return isAutomatic({ codebook }) ? 'trellis' : (codebook as CodebookName)
+}
+
+/** True where no codebook is named: grids may take its place. */
+export function isAutomatic({ codebook }: Pick<CodebookSettings, 'codebook'>): boolean {
+  return codebook === 'auto' || codebook === 'light'
+}
+
+/** The window that a setting asks for. */
+export function windowAsked({
+  codebook,
+  trellisWindow,
+}: Pick<CodebookSettings, 'codebook' | 'trellisWindow'>): CodebookSettings['trellisWindow'] {
+  return codebook === 'light' && trellisWindow === 'auto' ? 8 : trellisWindow
 }
 
 /** Widths of an index that a codebook has, the widest first. */

@@ -12,7 +12,7 @@ export function codebookOptions(usual: string): Option[] {
   return [
     new Option(
       '--codebook <name>',
-      `auto (trellis, on data grids where they lose less), ${CODEBOOK_NAMES.join(', ')}: see docs/CODEBOOKS.md ${usual}`,
+      `auto (trellis, on data grids where they lose less), light (auto, searched fast), ${CODEBOOK_NAMES.join(', ')}: see docs/CODEBOOKS.md ${usual}`,
     ),
     valueOption(
       '--row-groups <n>',

@@ -76,7 +76,7 @@ function ownOptions(): Option[] {
     groupSize,
     new Option(
       '--method <name>',
-      'auto: the best grid of each layer by error; rtn: plain min-max; gptq: by calibration; rsq: gptq on a rotated transformer, where that helps; codebook: tables of levels instead of grids (default: gptq with data, else auto)',
+      'auto: the best grid of each layer by error; rtn: plain min-max; gptq: by calibration; rsq: gptq on a rotated transformer, where that helps; codebook: tables of levels instead of grids (default: with data gptq, and codebook beside it under a budget; else auto)',
     ),
     symmetric,
     asymmetric,

@@ -8,7 +8,7 @@ import { allocateUniform, type Candidate } from '../bitalloc/allocate.ts'
 import { type Budget, parseBudget } from '../bitalloc/budget.ts'
 import { uniformCandidates } from '../bitalloc/candidates.ts'
 import { applyOverrides } from '../bitalloc/overrides.ts'
-import { codebookForm, codebookNamed, hasBits } from '../codebook/codebookForms.ts'
+import { codebookForm, codebookNamed, hasBits, isAutomatic, windowAsked } from '../codebook/codebookForms.ts'
 import { DEFAULT_BITS, DEFAULT_GROUP_SIZE, isCalibrated, type QuantizeConfig } from '../config.ts'
 import { QtoolError } from '../errors.ts'
 import type { Layers, WeightedLayer } from '../onnx/layers.ts'
@@ -131,10 +131,11 @@ function tableChoices(
   config: QuantizeConfig,
 ): (layer: WeightedLayer, choice: LayerChoice) => LayerChoice {
   const name = codebookNamed(config)
-  const { rowGroups, trellisWindow } = config
+  const { rowGroups } = config
+  const trellisWindow = windowAsked(config)
   const weights = found.layers.reduce((sum, layer) => sum + layer.weights, 0)
   // What tables lose is known on data alone.
-  const mayBeGrids = config.codebook === 'auto' && isCalibrated(config)
+  const mayBeGrids = isAutomatic(config) && isCalibrated(config)
   const gridRoom = mayBeGrids ? (config.budget === undefined ? NODES_OF_TABLES : 0) : undefined
   return ({ view, runs }, choice) => {
     if (!hasBits(name, choice.bits)) return onGrid(choice, config)

@@ -188,7 +188,7 @@ describe('a budget with method codebook', () => {
     expect(own.allocation!.solver).toBe('ilp')
     expect(withTables(own).length).toBeGreaterThan(0)
     expect(own.totals.bitsPerWeight).toBeLessThanOrEqual(3.3)
-    await run('grids.onnx', { analysis, budget: '3.3bpw' })
+    await run('grids.onnx', { method: 'gptq', analysis, budget: '3.3bpw' })
     const fresh = small.draw(64, 999)
     const errorOf = async (name: string) =>
       relativeError(await outputsOf(model, small, fresh), await outputsOf(at(name), small, fresh))
@@ -213,7 +213,7 @@ describe('a plan with codebooks', () => {
   })
 
   it('is refused by another method', async () => {
-    await expect(run('no.onnx', { plan: at('plan.json') })).rejects.toMatchObject({
+    await expect(run('no.onnx', { plan: at('plan.json'), method: 'gptq' })).rejects.toMatchObject({
       code: 'usage',
       message: expect.stringMatching(/has a codebook, but the method is gptq/),
     })

@@ -138,7 +138,7 @@ describe('flags of quantize', () => {
     )
     expect(config).toEqual({
       ...QUANTIZE_DEFAULTS,
-      method: 'gptq',
+      ...{ method: 'codebook', codebook: 'light' },
       data: ['x'],
       budget: '4bit,350MB',
       solver: 'bisection',
@@ -557,12 +557,13 @@ describe('a configuration file', () => {
     const path = configFile({ budget: '4bit', data: ['d'], ...allocating })
     const resolved = (...flags: string[]) => understood('quantize', 'm', '-o', 'o', '--config', path, ...flags)
     const common = { ...QUANTIZE_DEFAULTS, method: 'gptq', data: [join(FOLDER, 'd')], savePlan: join(FOLDER, 'p') }
+    const light = { ...common, method: 'codebook', codebook: 'light' }
     expect((await resolved()).config).toEqual({
-      ...{ ...common, budget: '4bit', ...allocating, sensitivity: [] },
+      ...{ ...light, budget: '4bit', ...allocating, sensitivity: [] },
       ...{ pareto: join(FOLDER, 'c'), analysis: join(FOLDER, 'a'), savePlan: join(FOLDER, 'p') },
     })
     expect((await resolved('--bits', '3')).config).toEqual({ ...common, bits: 3 })
-    expect((await resolved('--plan', 'q')).config).toEqual({ ...common, plan: 'q' })
+    expect((await resolved('--plan', 'q')).config).toEqual({ ...light, plan: 'q' })
     expect((await resolved('--solver', 'uniform')).config).toEqual({ ...common, budget: '4bit' })
     expect((await resolved('--method', 'rtn')).config).toMatchObject({ method: 'rtn', solver: 'dp', evaluations: 0 })
     const planned = configFile({ plan: 'p', data: ['d'] })

@@ -133,7 +133,9 @@ describe('an analysis', () => {
     const config = { data, sensitivity: ['kl'], configurations: 0, threads: 1, output: analysis, force: true } as const
     await analyzeModel(model, config)
     const budget = '3.5bit'
-    const fresh = await run(undefined, { data, budget, sensitivity: ['kl'], evaluations: 10, dryRun: true })
+    // The analysis has no codebooks.
+    const method = 'gptq'
+    const fresh = await run(undefined, { data, budget, method, sensitivity: ['kl'], evaluations: 10, dryRun: true })
     const tried = await run(undefined, { data, analysis, budget, evaluations: 10, dryRun: true })
     expect(tried.allocation).toEqual(fresh.allocation)
     const alone = await run('saved.onnx', { analysis, budget })
